@@ -1,0 +1,235 @@
+#!/usr/bin/env bash
+# Makes this machine able to run Skein's tests and demo: Docker's packages, a
+# Docker daemon that answers, and the sample images.
+#
+# Idempotent, callable from any directory, one line for each thing it does and
+# silent when there is nothing to do. It never stops, restarts or reconfigures
+# a daemon that is already there.
+#
+#   tests/setup.sh              everything
+#   tests/setup.sh docker       packages and daemon only
+#   tests/setup.sh images       sample images only (needs a daemon)
+#
+# Read from the environment:
+#   SKEIN_DOCKERD_LOG    log of a daemon started here  (/var/log/skein-dockerd.log)
+#   SKEIN_DOCKERD_FLAGS  flags for a daemon started here, instead of finding out
+#   SKEIN_SETUP_WAIT     seconds to wait for the daemon (60)
+#   CARGO_TARGET_DIR     where the sample is compiled   (target)
+
+set -euo pipefail
+root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+# Debian's dockerd, iptables and containerd live in sbin, which a user's PATH lacks.
+export PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
+
+log_file="${SKEIN_DOCKERD_LOG:-/var/log/skein-dockerd.log}"
+wait_seconds="${SKEIN_SETUP_WAIT:-60}"
+image=skein-sample
+
+say() { printf 'setup: %s\n' "$*"; }
+die() { printf 'setup: error: %s\n' "$*" >&2; exit 1; }
+have() { command -v "$1" >/dev/null 2>&1; }
+is_root() { [ "$(id -u)" = 0 ]; }
+
+# --- system packages -------------------------------------------------------
+
+# Debian 12's docker.io brings client and daemon, Debian 13 splits the client off.
+missing_packages() {
+    if ! have docker; then
+        if apt-cache show docker-cli >/dev/null 2>&1; then echo docker-cli; else echo docker.io; fi
+    fi
+    if ! have dockerd && ! docker_answers; then echo docker.io; fi
+    if ! have curl; then echo curl; fi
+    if ! have jq; then echo jq; fi
+    if ! have cc; then echo gcc libc6-dev; fi
+}
+
+ensure_packages() {
+    local wanted
+    wanted="$(missing_packages | tr ' ' '\n' | sort -u | tr '\n' ' ')"
+    [ -n "${wanted// /}" ] || return 0
+    is_root || die "please install: $wanted(for example: sudo apt-get install $wanted)"
+    have apt-get || die "please install: $wanted(no apt-get here)"
+    say "updating the package lists"
+    apt_quietly update
+    # The lists may only now know which package holds the client.
+    wanted="$(missing_packages | tr ' ' '\n' | sort -u | tr '\n' ' ')"
+    say "installing $wanted"
+    # shellcheck disable=SC2086
+    apt_quietly install -y --no-install-recommends $wanted
+    hash -r
+    have docker || apt_quietly install -y --no-install-recommends docker-cli
+}
+
+apt_quietly() {
+    local output
+    output="$(mktemp)"
+    if ! DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 "$@" >"$output" 2>&1 </dev/null; then
+        tail -n 20 "$output" >&2
+        rm -f "$output"
+        die "apt-get $1 failed, see above"
+    fi
+    rm -f "$output"
+}
+
+# --- the daemon ------------------------------------------------------------
+
+docker_answers() { docker version --format '{{.Server.Version}}' >/dev/null 2>&1; }
+
+# A client newer than the daemon can refuse to talk, naming the version the daemon
+# speaks; a version asked for explicitly is used as it is.
+agree_on_api_version() {
+    docker_answers && return 0
+    local said version
+    said="$(docker version 2>&1 || true)"
+    version="$(sed -nE 's/.*(maximum|Maximum) supported API version is ([0-9]+\.[0-9]+).*/\2/p' <<<"$said" | head -n 1)"
+    [ -n "$version" ] || return 1
+    export DOCKER_API_VERSION="$version"
+    docker_answers || return 1
+    say "the docker client is newer than the daemon: use DOCKER_API_VERSION=$version"
+}
+
+ensure_daemon() {
+    agree_on_api_version && return 0
+    local host="${DOCKER_HOST:-unix:///var/run/docker.sock}"
+    [ "$host" = unix:///var/run/docker.sock ] \
+        || die "no Docker daemon answers at DOCKER_HOST=$host: start it, or unset DOCKER_HOST"
+    if docker version 2>&1 | grep -qi 'permission denied'; then
+        die "no permission for /var/run/docker.sock: run as root or as a member of the group docker"
+    fi
+    is_root || die "no Docker daemon answers: start it (for example: sudo systemctl start docker)"
+    if [ -d /run/systemd/system ]; then
+        say "starting docker.service"
+        systemctl start docker || die "docker.service does not start: see journalctl -u docker"
+        wait_for_daemon "" && return 0
+        die "docker.service is started but no daemon answers: see journalctl -u docker"
+    fi
+    have dockerd || die "no Docker daemon answers and dockerd is not installed"
+    ensure_cgroups
+    start_daemon
+}
+
+# Containers need at least one cgroup hierarchy; a bare sandbox may have none mounted.
+ensure_cgroups() {
+    grep -qE ' /sys/fs/cgroup(/[^ ]*)? cgroup2? ' /proc/self/mounts && return 0
+    say "mounting cgroup2 at /sys/fs/cgroup"
+    mkdir -p /sys/fs/cgroup
+    mount -t cgroup2 none /sys/fs/cgroup || die "cannot mount cgroup2 at /sys/fs/cgroup: run on the host or in a privileged container"
+}
+
+# Tries the daemon as it is, and then without what small kernels lack.
+start_daemon() {
+    local flags
+    if [ -n "${SKEIN_DOCKERD_FLAGS+set}" ]; then
+        try_daemon "$SKEIN_DOCKERD_FLAGS" && return 0
+    else
+        for flags in "" "--iptables=false --ip6tables=false" "--iptables=false --ip6tables=false --storage-driver=vfs"; do
+            try_daemon "$flags" && return 0
+        done
+    fi
+    tail -n 15 "$log_file" >&2
+    die "dockerd does not start: its last lines are above, the rest in $log_file"
+}
+
+try_daemon() {
+    local flags="$1" pid
+    # A pid file or socket of a daemon that is gone (a killed machine) stops a new one.
+    if [ -f /var/run/docker.pid ] && ! [ -d "/proc/$(cat /var/run/docker.pid)" ]; then rm -f /var/run/docker.pid; fi
+    mkdir -p "$(dirname "$log_file")"
+    say "starting dockerd${flags:+ $flags} (log: $log_file)"
+    # A session and log of its own: it outlives this script and its terminal.
+    # shellcheck disable=SC2086
+    setsid --fork bash -c 'echo "$$" >"$1.pid"; exec dockerd '"$flags" _ "$log_file" >>"$log_file" 2>&1 </dev/null 9>&-
+    pid="$(cat "$log_file.pid" 2>/dev/null || true)"
+    wait_for_daemon "$pid" && return 0
+    [ -z "$pid" ] || kill "$pid" 2>/dev/null || true
+    return 1
+}
+
+# wait_for_daemon PID: true once it answers, false after the wait or as soon as PID is gone.
+wait_for_daemon() {
+    local pid="$1" deadline=$((SECONDS + wait_seconds))
+    while [ "$SECONDS" -lt "$deadline" ]; do
+        if agree_on_api_version; then
+            say "dockerd $(docker version --format '{{.Server.Version}}') answers ($(docker info --format '{{.Driver}}, cgroup v{{.CgroupVersion}}'))"
+            return 0
+        fi
+        [ -z "$pid" ] || [ -d "/proc/$pid" ] || return 1
+        sleep 0.2
+    done
+    return 1
+}
+
+# --- the sample images -----------------------------------------------------
+
+ensure_images() {
+    [ -f "$root/tests/sample/Dockerfile" ] || return 0
+    have cargo || die "please install Rust: https://rustup.rs"
+    local binary digest tag stale=()
+    binary="$(build_sample)"
+    digest="$(cat "$binary" "$root/tests/sample/Dockerfile" | sha256sum | cut -c1-16)"
+    for tag in latest v1 v2; do
+        [ "$(docker image inspect --format '{{index .Config.Labels "io.skein.digest"}}' "$image:$tag" 2>/dev/null || true)" = "$digest" ] || stale+=("$tag")
+    done
+    [ "${#stale[@]}" -gt 0 ] || return 0
+    say "building the images $image:{$(IFS=,; echo "${stale[*]}")}"
+    local context
+    context="$(mktemp -d)"
+    cp "$binary" "$root/tests/sample/Dockerfile" "$context/"
+    for tag in "${stale[@]}"; do build_image "$context" "$tag" "$digest"; done
+    rm -rf "$context"
+    docker image prune --force --filter label=io.skein.image=sample >/dev/null
+}
+
+# Static, so that it runs in an image made from nothing. A target folder of its own
+# kind (--target) keeps the flag from touching the workspace's own artefacts.
+build_sample() {
+    local triple target output
+    triple="$(rustc -vV | sed -n 's/^host: //p')"
+    target="${CARGO_TARGET_DIR:-$root/target}"
+    [[ "$target" = /* ]] || target="$root/$target"
+    output="$(mktemp)"
+    if ! (cd "$root" && CARGO_TARGET_DIR="$target" cargo rustc --quiet --locked --release -p skein-sample --target "$triple" --bin skein-sample -- -C target-feature=+crt-static) >"$output" 2>&1; then
+        cat "$output" >&2
+        rm -f "$output"
+        die "the sample server does not compile"
+    fi
+    rm -f "$output"
+    echo "$target/$triple/release/skein-sample"
+}
+
+# The classic builder: Docker 20.10 has it built in, BuildKit needs a plugin.
+build_image() {
+    local context="$1" tag="$2" digest="$3" output
+    output="$(mktemp)"
+    if ! DOCKER_BUILDKIT=0 docker build --network none --tag "$image:$tag" --build-arg "VERSION=$tag" --build-arg "DIGEST=$digest" "$context" >"$output" 2>&1; then
+        if ! import_image "$context" "$tag" "$digest" >>"$output" 2>&1; then
+            tail -n 20 "$output" >&2
+            rm -f "$output"
+            die "cannot build the image $image:$tag"
+        fi
+    fi
+    rm -f "$output"
+}
+
+# Without any builder an archive becomes the same image.
+import_image() {
+    tar -C "$1" --mode=755 -c skein-sample | docker import \
+        --change 'ENTRYPOINT ["/skein-sample"]' --change 'EXPOSE 8080' --change "ENV VERSION=$2" \
+        --change 'LABEL io.skein.image=sample' --change "LABEL io.skein.digest=$3" - "$image:$2"
+}
+
+# --- main ------------------------------------------------------------------
+
+# Two runs at once would start two daemons: the second waits for the first.
+lock="/tmp/skein-setup.$(id -u).lock"
+if have flock; then
+    exec 9>"$lock"
+    flock -w 600 9 || die "another setup.sh holds $lock for 10 minutes"
+fi
+
+case "${1:-all}" in
+    all) ensure_packages; ensure_daemon; ensure_images ;;
+    docker) ensure_packages; ensure_daemon ;;
+    images) ensure_images ;;
+    *) echo "usage: tests/setup.sh [all|docker|images]" >&2; exit 64 ;;
+esac
