@@ -1,1 +1,23 @@
-//! Placeholder.
+//! The vocabulary of Skein: the nouns every other crate speaks.
+//!
+//! Invariant: no I/O, no clock, no randomness. Types here are validated values; parsing
+//! and checking happen at construction, so whoever holds one may trust it.
+//! Deliberately not here: wire types (`skein-proto`), decisions (`master/core`, `agent/core`).
+
+pub mod cluster;
+pub mod constraint;
+pub mod error;
+pub mod event;
+pub mod id;
+pub mod instance;
+pub mod node;
+pub mod resources;
+pub mod service;
+pub mod time;
+pub mod usage;
+
+pub use cluster::Revision;
+pub use error::{FieldViolation, Violations};
+pub use id::{ClusterId, InstanceId, NodeId, ServiceId, SessionId};
+pub use resources::Resources;
+pub use time::Timestamp;

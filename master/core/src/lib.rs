@@ -1,1 +1,11 @@
-//! Placeholder.
+//! What the masters decide: pure functions over replicated state.
+//!
+//! Invariant: no clock, no randomness, no map with random order, no I/O. `now` is an argument;
+//! ids and times are chosen by the proposer and travel in the [`Command`].
+//! Deliberately not here: Raft, gRPC, sessions (the `master` crate), the wire (`skein-proto`).
+
+pub mod command;
+pub mod state;
+
+pub use command::{Command, CommandKind, Outcome, Rejection};
+pub use state::{Applied, Change, ClusterState};

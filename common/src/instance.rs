@@ -1,0 +1,183 @@
+//! One placement of one slot of a service on one node.
+//!
+//! Invariant: `desired` is written only by masters, `observed` only by agents, and
+//! `Observed::progress` only grows; so duplicated and reordered reports are harmless
+//! (the task model of SwarmKit).
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    InstanceId, NodeId, Revision, ServiceId, Timestamp,
+    service::{Generation, Protocol},
+};
+
+/// Which replica of its service an instance is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Slot {
+    /// The n-th replica, from 1.
+    Number(u32),
+    /// The instance of a global service on this node.
+    Node(NodeId),
+}
+
+/// How far one attempt has come. The order is the order of life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Phase {
+    /// No node has been chosen.
+    Pending,
+    /// A node has been chosen; the agent has not begun, or waits for its back-off.
+    Assigned,
+    Pulling,
+    Creating,
+    Starting,
+    /// The process runs; its health check has not passed yet.
+    Running,
+    /// Healthy, or without a health check: may receive traffic.
+    Ready,
+    /// Leaving the balancers; still serving.
+    Draining,
+    /// Has been asked to end.
+    Stopping,
+    /// Ended as wished. Terminal.
+    Stopped,
+    /// Ended, and the restart policy allows no further attempt. Terminal.
+    Failed,
+    /// Could never start on this node: port taken, name taken, mount missing. Terminal.
+    Rejected,
+}
+
+/// A Lamport clock of one instance: attempt first, then phase.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Progress {
+    /// The n-th container of the instance, from 1.
+    pub attempt: u32,
+    pub phase: Phase,
+}
+
+/// A step that would go back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{from} cannot become {to}")]
+pub struct InvalidTransition {
+    pub from: Progress,
+    pub to: Progress,
+}
+
+/// What masters want of an instance. Only grows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Desired {
+    Run,
+    /// Ended, record and container kept for logs.
+    Stop,
+    /// Ended and forgotten.
+    Remove,
+}
+
+/// What the agent last reported.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Observed {
+    pub progress: Progress,
+    /// When the agent saw it (its clock).
+    pub at: Timestamp,
+    /// Docker's id of the attempt's container; empty when there is none.
+    pub container_id: String,
+    /// Of the attempt that ended last.
+    pub exit_code: Option<i64>,
+    /// Why: the pull error, the exit, the health failure; empty when there is nothing to say.
+    pub message: String,
+}
+
+/// A container port and the port of the node that leads to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct PortBinding {
+    pub container_port: u16,
+    pub host_port: u16,
+    pub protocol: Protocol,
+}
+
+/// One placement of one slot. Replaced by the masters, never moved.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Instance {
+    pub id: InstanceId,
+    pub service: ServiceId,
+    pub slot: Slot,
+    /// Version of the service's spec that it runs.
+    pub generation: Generation,
+    /// Chosen once; `None` while Pending.
+    pub node: Option<NodeId>,
+    pub ports: Vec<PortBinding>,
+    pub desired: Desired,
+    pub observed: Observed,
+    /// Its node was down when the masters gave it up; it may still run there.
+    pub lost: bool,
+    /// Why no node was found, or why it was replaced; empty when there is nothing to say.
+    pub explanation: String,
+    /// Not placed before this time (back-off of a slot that keeps failing).
+    pub not_before: Timestamp,
+    pub created_at: Timestamp,
+    pub created_revision: Revision,
+    pub modified_revision: Revision,
+}
+
+impl Phase {
+    /// No further report will come for this attempt.
+    #[must_use]
+    pub const fn is_terminal(self) -> bool {
+        matches!(self, Self::Stopped | Self::Failed | Self::Rejected)
+    }
+
+    /// The process may be alive.
+    #[must_use]
+    pub const fn is_running(self) -> bool {
+        matches!(self, Self::Running | Self::Ready | Self::Draining | Self::Stopping)
+    }
+}
+
+impl Progress {
+    /// Where every instance begins.
+    pub const FIRST: Self = Self { attempt: 1, phase: Phase::Pending };
+
+    /// The later of two states of one instance.
+    ///
+    /// # Errors
+    /// [`InvalidTransition`] when `to` is earlier.
+    pub fn advance(self, to: Self) -> Result<Self, InvalidTransition> {
+        if self <= to { Ok(to) } else { Err(InvalidTransition { from: self, to }) }
+    }
+}
+
+impl Instance {
+    /// Holds its slot: wanted, not ended, and not given up with its node.
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        self.desired == Desired::Run && !self.observed.progress.phase.is_terminal() && !self.lost
+    }
+
+    /// Uses its node's resources: placed, and not known to have ended.
+    #[must_use]
+    pub fn occupies(&self) -> Option<NodeId> {
+        self.node.filter(|_| !self.observed.progress.phase.is_terminal())
+    }
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+impl fmt::Display for Progress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "attempt {} {}", self.attempt, self.phase)
+    }
+}
+
+impl fmt::Display for Slot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Number(number) => number.fmt(f),
+            Self::Node(node) => node.fmt(f),
+        }
+    }
+}

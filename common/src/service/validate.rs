@@ -1,0 +1,168 @@
+//! The limits of a spec. Every violation is reported, by protobuf field path.
+
+use std::collections::BTreeSet;
+
+use super::{ContainerSpec, HealthTest, Mode, Mount, MountKind, PortSpec, Publish, ServiceSpec};
+use crate::{Violations, resources::Resources};
+
+/// Docker's container name is `skein-<service>-<slot>-<instance>-<attempt>`; this keeps it short.
+const MAX_NAME: usize = 63;
+const MAX_REPLICAS: u32 = 100_000;
+const MAX_PORTS: usize = 64;
+/// Specs travel through the log: one must stay small against a log batch.
+const MAX_TEXT_BYTES: usize = 256 * 1024;
+/// Docker refuses less (its own bound for the memory limit).
+const MIN_MEMORY_LIMIT: u64 = 6 * 1024 * 1024;
+/// Labels of the orchestrator itself.
+pub const RESERVED_LABELS: &str = "io.skein.";
+
+impl ServiceSpec {
+    /// Everything that is wrong with this spec; empty when it is valid.
+    #[must_use]
+    pub fn violations(&self) -> Violations {
+        let mut found = Violations::default();
+        check_name(&self.name, &mut found);
+        if let Mode::Replicated { replicas } = self.mode
+            && replicas > MAX_REPLICAS
+        {
+            found.add(
+                "spec.mode.replicated.replicas",
+                format!("{replicas} is more than the limit of {MAX_REPLICAS}"),
+            );
+        }
+        check_container(&self.container, &mut found);
+        check_resources(self.resources.reservation, self.resources.limit, &mut found);
+        check_ports(&self.ports, &mut found);
+        found
+    }
+}
+
+fn check_name(name: &str, found: &mut Violations) {
+    let valid = name.len() <= MAX_NAME
+        && name.starts_with(|first: char| first.is_ascii_alphanumeric())
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c));
+    if !valid {
+        found.add(
+            "spec.name",
+            format!(
+                "{name:?} is not a name: 1 to {MAX_NAME} of a-z A-Z 0-9 _ . - starting with a letter or digit"
+            ),
+        );
+    }
+}
+
+fn check_container(container: &ContainerSpec, found: &mut Violations) {
+    if container.image.is_empty() || container.image.contains(char::is_whitespace) {
+        found.add("spec.container.image", "an image reference such as nginx:1.27 is required");
+    }
+    if !container.working_dir.is_empty() && !container.working_dir.starts_with('/') {
+        found.add(
+            "spec.container.working_dir",
+            format!("{:?} is not an absolute path", container.working_dir),
+        );
+    }
+    for name in container.environment.keys() {
+        if name.is_empty() || name.contains(['=', '\0']) {
+            found.add("spec.container.environment", format!("{name:?} is not a variable name"));
+        }
+    }
+    for name in container.labels.keys().filter(|name| name.starts_with(RESERVED_LABELS)) {
+        found.add(
+            "spec.container.labels",
+            format!("{name:?}: labels that begin with {RESERVED_LABELS} are reserved"),
+        );
+    }
+    let text: usize = container
+        .environment
+        .iter()
+        .chain(&container.labels)
+        .map(|(name, value)| name.len() + value.len())
+        .sum::<usize>()
+        + container.command.iter().chain(&container.entrypoint).map(String::len).sum::<usize>();
+    if text > MAX_TEXT_BYTES {
+        found.add(
+            "spec.container",
+            format!("environment, labels and command hold {text} bytes, more than {MAX_TEXT_BYTES}"),
+        );
+    }
+    check_mounts(&container.mounts, found);
+    match container.healthcheck.as_ref().map(|check| &check.test) {
+        Some(HealthTest::Exec(words)) if words.is_empty() => {
+            found.add(
+                "spec.container.healthcheck.exec",
+                "a program is required; use `disabled` to switch the image's check off",
+            );
+        }
+        Some(HealthTest::Shell(line)) if line.is_empty() => {
+            found.add(
+                "spec.container.healthcheck.shell",
+                "a command is required; use `disabled` to switch the image's check off",
+            );
+        }
+        _ => {}
+    }
+}
+
+fn check_mounts(mounts: &[Mount], found: &mut Violations) {
+    let mut targets = BTreeSet::new();
+    for (position, mount) in mounts.iter().enumerate() {
+        let field = |name: &str| format!("spec.container.mounts[{position}].{name}");
+        if !mount.target.starts_with('/') {
+            found.add(field("target"), format!("{:?} is not an absolute path", mount.target));
+        }
+        if !targets.insert(mount.target.as_str()) {
+            found.add(field("target"), format!("{:?} is mounted twice", mount.target));
+        }
+        match mount.kind {
+            MountKind::Bind if !mount.source.starts_with('/') => {
+                found.add(field("source"), format!("{:?} is not an absolute path of the node", mount.source));
+            }
+            MountKind::Tmpfs if !mount.source.is_empty() => {
+                found.add(field("source"), "a tmpfs has no source")
+            }
+            MountKind::Bind | MountKind::Volume | MountKind::Tmpfs => {}
+        }
+    }
+}
+
+fn check_resources(reservation: Resources, limit: Resources, found: &mut Violations) {
+    if limit.memory_bytes != 0 && limit.memory_bytes < MIN_MEMORY_LIMIT {
+        found.add(
+            "spec.resources.limit.memory_bytes",
+            format!("at least {MIN_MEMORY_LIMIT} (6 MiB), Docker's minimum"),
+        );
+    }
+    if limit.memory_bytes != 0 && reservation.memory_bytes > limit.memory_bytes {
+        found.add("spec.resources.reservation.memory_bytes", "more than the limit");
+    }
+    if limit.cpu_millis != 0 && reservation.cpu_millis > limit.cpu_millis {
+        found.add("spec.resources.reservation.cpu_millis", "more than the limit");
+    }
+}
+
+fn check_ports(ports: &[PortSpec], found: &mut Violations) {
+    if ports.len() > MAX_PORTS {
+        found.add("spec.ports", format!("{} ports, more than {MAX_PORTS}", ports.len()));
+    }
+    let mut published = BTreeSet::new();
+    for (position, port) in ports.iter().enumerate() {
+        if port.container_port == 0 {
+            found.add(format!("spec.ports[{position}].container_port"), "1 to 65535 is required");
+        }
+        let outside = match port.publish {
+            Publish::Ingress { port } => port,
+            Publish::Host { port } => Some(port),
+        };
+        if outside == Some(0) {
+            found
+                .add(format!("spec.ports[{position}].published_port"), "1 to 65535 is required in host mode");
+        } else if let Some(number) = outside
+            && !published.insert((number, port.protocol))
+        {
+            found.add(
+                format!("spec.ports[{position}].published_port"),
+                format!("{number}/{} is published twice", port.protocol),
+            );
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! Everything that can change the cluster: one enum, one entry of the Raft log each.
+//!
+//! Invariant: a command carries every id and time it needs. Old commands stay loadable for
+//! ever: new fields get `#[serde(default)]`, variants are never renamed or removed.
+//! Deliberately not here: what a command does (`apply`).
+
+use std::{collections::BTreeMap, fmt, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+use skein_common::{
+    ClusterId, FieldViolation, InstanceId, NodeId, Revision, ServiceId, Timestamp,
+    instance::{Desired, Observed, PortBinding, Slot},
+    node::{Availability, Liveness, NodeDescription},
+    service::{Generation, ServiceSpec},
+};
+
+/// One entry of the log.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Command {
+    /// Present when the caller wants a retry to be recognised.
+    pub request: Option<RequestKey>,
+    /// The proposer's clock.
+    pub at: Timestamp,
+    pub actor: Actor,
+    pub kind: CommandKind,
+}
+
+/// Recognises a repeated call: same id and same body give the first answer again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RequestKey {
+    pub id: String,
+    /// Of the call's body; the same id with another one is refused.
+    pub fingerprint: u64,
+}
+
+/// Who caused a command, for events.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Actor {
+    User,
+    Agent(NodeId),
+    /// A controller of the leader, by name.
+    Controller(String),
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum CommandKind {
+    /// The first command of a cluster; repeated ones change nothing.
+    FormCluster { id: ClusterId },
+    CreateService { id: ServiceId, spec: Arc<ServiceSpec> },
+    /// Also answers Apply on an existing service. Equal specs change nothing.
+    UpdateService { id: ServiceId, expected: Option<Revision>, spec: Arc<ServiceSpec> },
+    ScaleService { id: ServiceId, expected: Option<Revision>, replicas: u32 },
+    /// Its instances are removed first, then the service itself.
+    DeleteService { id: ServiceId, expected: Option<Revision> },
+    /// An agent said Hello.
+    RegisterNode { id: NodeId, description: Arc<NodeDescription>, incarnation: u64 },
+    UpdateNode {
+        id: NodeId,
+        expected: Option<Revision>,
+        availability: Option<Availability>,
+        /// Replaces the API's labels when given.
+        labels: Option<BTreeMap<String, String>>,
+    },
+    /// Only a Down node without instances that live, unless `force`.
+    DeleteNode { id: NodeId, expected: Option<Revision>, force: bool },
+    /// What agents reported since the last batch.
+    Observe { reports: Vec<Report> },
+    /// What the liveness controller concluded.
+    JudgeNodes { verdicts: Vec<Verdict> },
+    /// What the planner concluded.
+    Plan(Plan),
+}
+
+/// One agent's report on one of its instances.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    pub node: NodeId,
+    pub instance: InstanceId,
+    pub news: News,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum News {
+    Observed(Observed),
+    /// The instance left no trace on the node. Its record is dropped when it was to be removed.
+    Gone,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verdict {
+    pub node: NodeId,
+    pub liveness: Liveness,
+    pub reason: String,
+}
+
+/// One pass of the planner. Applied whole; parts whose object is gone are skipped.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Plan {
+    pub create: Vec<NewInstance>,
+    pub place: Vec<Placement>,
+    pub desire: Vec<Wish>,
+    /// Records to drop: history beyond its bound.
+    pub forget: Vec<InstanceId>,
+    /// New reasons of pending instances.
+    pub explain: Vec<Explanation>,
+    /// Services whose last instance is gone and which were to be deleted.
+    pub finish: Vec<ServiceId>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewInstance {
+    pub id: InstanceId,
+    pub service: ServiceId,
+    pub slot: Slot,
+    pub generation: Generation,
+    /// `None` = not yet placed; `not_before` bounds when.
+    pub placed: Option<(NodeId, Vec<PortBinding>)>,
+    pub not_before: Timestamp,
+    pub explanation: String,
+}
+
+/// The decision Instance → Node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Placement {
+    pub instance: InstanceId,
+    pub node: NodeId,
+    pub ports: Vec<PortBinding>,
+}
+
+/// A new `desired` for an instance; never takes one back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wish {
+    pub instance: InstanceId,
+    pub desired: Desired,
+    /// The node is down: the slot is free although the container may still run there.
+    pub lost: bool,
+    pub reason: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Explanation {
+    pub instance: InstanceId,
+    pub text: String,
+}
+
+/// What a command did, for its caller.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// The object as the caller will find it at the command's revision.
+    Service(ServiceId),
+    Node(NodeId),
+    Cluster(ClusterId),
+    Done,
+}
+
+/// A deterministic "no" of the state machine: the same on every master, for ever.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum Rejection {
+    #[error("{kind} {id} does not exist")]
+    NotFound { kind: ObjectKind, id: String },
+    #[error("{kind} {name:?} exists already")]
+    AlreadyExists { kind: ObjectKind, name: String },
+    #[error("{kind} has changed: etag is now {current}")]
+    StaleEtag { kind: ObjectKind, current: Revision },
+    #[error("request id {id:?} was used with another body")]
+    RequestIdReused { id: String },
+    #[error("{message}")]
+    FailedPrecondition { message: String },
+    #[error("invalid: {}", .violations.iter().map(|v| format!("{}: {}", v.field, v.description)).collect::<Vec<_>>().join("; "))]
+    Invalid { violations: Vec<FieldViolation> },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum ObjectKind {
+    Cluster,
+    Service,
+    Instance,
+    Node,
+    Event,
+}
+
+impl fmt::Display for ObjectKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Cluster => "cluster",
+            Self::Service => "service",
+            Self::Instance => "instance",
+            Self::Node => "node",
+            Self::Event => "event",
+        })
+    }
+}
+
+impl Plan {
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}

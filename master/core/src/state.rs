@@ -1,0 +1,103 @@
+//! The replicated state: persistent maps, so a clone is O(1) and readers never block the writer.
+//!
+//! Invariant: changed by [`ClusterState::apply`] alone, and by nothing but its arguments:
+//! no clock, no random, no environment, no map with random order, no I/O. Every master that
+//! applied the same log holds an equal value.
+
+use std::sync::Arc;
+
+use imbl::{OrdMap, OrdSet};
+use serde::{Deserialize, Serialize};
+use skein_common::{
+    ClusterId, InstanceId, NodeId, Resources, Revision, ServiceId, Timestamp,
+    event::Event,
+    instance::Instance,
+    node::Node,
+    service::{Generation, Protocol, ServiceSpec},
+};
+
+use crate::command::{Command, Outcome, Rejection};
+
+/// Everything the masters agree on.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct ClusterState {
+    /// `None` until the first command has been applied.
+    pub(crate) cluster_id: Option<ClusterId>,
+    pub(crate) revision: Revision,
+    /// Latest proposer time applied; never goes back.
+    pub(crate) time: Timestamp,
+    pub(crate) services: OrdMap<ServiceId, Arc<Service>>,
+    pub(crate) services_by_name: OrdMap<String, ServiceId>,
+    /// Specs that instances still run, or that the service holds now.
+    pub(crate) specs: OrdMap<(ServiceId, Generation), Arc<ServiceSpec>>,
+    pub(crate) nodes: OrdMap<NodeId, Arc<Node>>,
+    pub(crate) nodes_by_name: OrdMap<String, NodeId>,
+    pub(crate) instances: OrdMap<InstanceId, Arc<Instance>>,
+    pub(crate) instances_by_service: OrdMap<ServiceId, OrdSet<InstanceId>>,
+    pub(crate) instances_by_node: OrdMap<NodeId, OrdSet<InstanceId>>,
+    /// Sum of the reservations of instances that occupy the node.
+    pub(crate) reserved: OrdMap<NodeId, Resources>,
+    /// Host ports in use, by node *address*: nodes on one machine share its ports.
+    pub(crate) host_ports: OrdMap<String, OrdMap<(Protocol, u16), InstanceId>>,
+    pub(crate) events: OrdMap<u64, Arc<Event>>,
+    pub(crate) last_event: u64,
+    pub(crate) requests: OrdMap<String, RecordedRequest>,
+    /// Eviction order of `requests`.
+    pub(crate) requests_by_time: OrdSet<(Timestamp, String)>,
+}
+
+/// A service as it is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Service {
+    pub id: ServiceId,
+    pub spec: Arc<ServiceSpec>,
+    /// Of `spec`; grows when instances have to be replaced to follow it.
+    pub generation: Generation,
+    /// Its instances are being removed; the record goes with the last one.
+    pub deleting: bool,
+    pub created_at: Timestamp,
+    pub updated_at: Timestamp,
+    pub created_revision: Revision,
+    pub modified_revision: Revision,
+}
+
+/// The answer a repeated request gets.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordedRequest {
+    pub fingerprint: u64,
+    pub outcome: Result<Outcome, Rejection>,
+    pub revision: Revision,
+    pub at: Timestamp,
+}
+
+/// One object that a command touched, as it is afterwards (or was, when deleted).
+#[derive(Debug, Clone, PartialEq)]
+pub enum Change {
+    Service { service: Arc<Service>, deleted: bool },
+    Instance { instance: Arc<Instance>, deleted: bool },
+    Node { node: Arc<Node>, deleted: bool },
+    Event(Arc<Event>),
+}
+
+/// What applying one command gave.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Applied {
+    pub outcome: Result<Outcome, Rejection>,
+    pub changes: Vec<Change>,
+}
+
+impl ClusterState {
+    /// Applies the log entry at `revision`. Total: whatever the command says, it ends in an
+    /// outcome or a [`Rejection`], the same on every master.
+    pub fn apply(&mut self, revision: Revision, command: &Command) -> Applied {
+        self.revision = revision;
+        self.time = self.time.max(command.at);
+        Applied { outcome: Ok(Outcome::Done), changes: Vec::new() }
+    }
+
+    /// Index of the last applied log entry.
+    #[must_use]
+    pub const fn revision(&self) -> Revision {
+        self.revision
+    }
+}
