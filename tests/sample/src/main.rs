@@ -1,1 +1,44 @@
-fn main() {}
+//! The sample service of the tests and the demo: a small HTTP server that shows who it is
+//! and can be told to be slow, to fail, to burn CPU or to die.
+//!
+//! It runs as PID 1 of an image made from nothing, so it is static, needs no file, no shell
+//! and no name service. Deliberately absent: TLS, request bodies, any configuration file.
+
+mod config;
+mod connections;
+mod healthcheck;
+mod http;
+mod routes;
+mod server;
+
+use std::process::ExitCode;
+
+use config::{Config, Mode};
+
+/// sysexits.h: the command was used incorrectly.
+const EXIT_USAGE: u8 = 64;
+
+fn main() -> ExitCode {
+    let config = match Config::load(std::env::args().skip(1), |name| std::env::var(name).ok()) {
+        Ok(config) => config,
+        Err(error) => {
+            eprintln!("skein-sample: {error}");
+            return ExitCode::from(EXIT_USAGE);
+        }
+    };
+    let done = match config.mode {
+        Mode::Help => {
+            println!("{}", config::USAGE);
+            Ok(())
+        }
+        Mode::Healthcheck => healthcheck::check(config.port),
+        Mode::Serve => server::run(&config),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("skein-sample: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
