@@ -88,6 +88,20 @@ pub struct Observed {
     pub message: String,
 }
 
+/// One agent's news of one of its instances.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstanceReport {
+    pub instance: InstanceId,
+    pub news: News,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum News {
+    Observed(Observed),
+    /// The instance left no trace on the node.
+    Gone,
+}
+
 /// A container port and the port of the node that leads to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct PortBinding {

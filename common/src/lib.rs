@@ -4,6 +4,7 @@
 //! and checking happen at construction, so whoever holds one may trust it.
 //! Deliberately not here: wire types (`skein-proto`), decisions (`master/core`, `agent/core`).
 
+pub mod assignment;
 pub mod cluster;
 pub mod constraint;
 pub mod error;

@@ -118,7 +118,7 @@ fn check_mounts(mounts: &[Mount], found: &mut Violations) {
                 found.add(field("source"), format!("{:?} is not an absolute path of the node", mount.source));
             }
             MountKind::Tmpfs if !mount.source.is_empty() => {
-                found.add(field("source"), "a tmpfs has no source")
+                found.add(field("source"), "a tmpfs has no source");
             }
             MountKind::Bind | MountKind::Volume | MountKind::Tmpfs => {}
         }

@@ -45,15 +45,35 @@ pub enum Actor {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum CommandKind {
     /// The first command of a cluster; repeated ones change nothing.
-    FormCluster { id: ClusterId },
-    CreateService { id: ServiceId, spec: Arc<ServiceSpec> },
+    FormCluster {
+        id: ClusterId,
+    },
+    CreateService {
+        id: ServiceId,
+        spec: Arc<ServiceSpec>,
+    },
     /// Also answers Apply on an existing service. Equal specs change nothing.
-    UpdateService { id: ServiceId, expected: Option<Revision>, spec: Arc<ServiceSpec> },
-    ScaleService { id: ServiceId, expected: Option<Revision>, replicas: u32 },
+    UpdateService {
+        id: ServiceId,
+        expected: Option<Revision>,
+        spec: Arc<ServiceSpec>,
+    },
+    ScaleService {
+        id: ServiceId,
+        expected: Option<Revision>,
+        replicas: u32,
+    },
     /// Its instances are removed first, then the service itself.
-    DeleteService { id: ServiceId, expected: Option<Revision> },
+    DeleteService {
+        id: ServiceId,
+        expected: Option<Revision>,
+    },
     /// An agent said Hello.
-    RegisterNode { id: NodeId, description: Arc<NodeDescription>, incarnation: u64 },
+    RegisterNode {
+        id: NodeId,
+        description: Arc<NodeDescription>,
+        incarnation: u64,
+    },
     UpdateNode {
         id: NodeId,
         expected: Option<Revision>,
@@ -62,11 +82,19 @@ pub enum CommandKind {
         labels: Option<BTreeMap<String, String>>,
     },
     /// Only a Down node without instances that live, unless `force`.
-    DeleteNode { id: NodeId, expected: Option<Revision>, force: bool },
+    DeleteNode {
+        id: NodeId,
+        expected: Option<Revision>,
+        force: bool,
+    },
     /// What agents reported since the last batch.
-    Observe { reports: Vec<Report> },
+    Observe {
+        reports: Vec<Report>,
+    },
     /// What the liveness controller concluded.
-    JudgeNodes { verdicts: Vec<Verdict> },
+    JudgeNodes {
+        verdicts: Vec<Verdict>,
+    },
     /// What the planner concluded.
     Plan(Plan),
 }
@@ -76,14 +104,7 @@ pub enum CommandKind {
 pub struct Report {
     pub node: NodeId,
     pub instance: InstanceId,
-    pub news: News,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum News {
-    Observed(Observed),
-    /// The instance left no trace on the node. Its record is dropped when it was to be removed.
-    Gone,
+    pub news: skein_common::instance::News,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,0 +1,186 @@
+//! What the agent needs of a container engine.
+//!
+//! Invariant: an implementation touches only containers that carry this cluster's and this
+//! node's labels, and every step is idempotent: repeating it after a crash does no harm.
+//! Deliberately not here: when to do what (`agent/core`), who waits for it (`executor`).
+
+pub mod docker;
+pub mod fake;
+
+use std::{future::Future, time::Duration};
+
+use futures_util::stream::BoxStream;
+use skein_common::{
+    ClusterId, InstanceId, NodeId, ServiceId, Timestamp,
+    instance::PortBinding,
+    service::{ContainerSpec, Generation, ResourceRequirements},
+};
+
+/// Labels by which containers are found again. Docker spells the keys `io.skein.<field>`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    pub instance: InstanceId,
+    pub attempt: u32,
+    pub service: ServiceId,
+    pub service_name: String,
+    /// 0 for a global service.
+    pub slot: u32,
+    pub generation: Generation,
+}
+
+/// Whose containers a runtime may see and touch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Owner {
+    pub cluster: ClusterId,
+    pub node: NodeId,
+}
+
+/// Everything a container is created from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContainerConfig {
+    pub identity: Identity,
+    pub container: ContainerSpec,
+    pub resources: ResourceRequirements,
+    pub ports: Vec<PortBinding>,
+}
+
+/// A container of ours as the engine shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContainerView {
+    /// The engine's id.
+    pub id: String,
+    pub identity: Identity,
+    pub status: ContainerStatus,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ContainerStatus {
+    /// Made, never started.
+    Created,
+    Running {
+        health: Health,
+        started_at: Timestamp,
+    },
+    Exited {
+        exit_code: i64,
+        oom_killed: bool,
+        finished_at: Timestamp,
+        message: String,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Health {
+    /// There is no health check: running is ready.
+    Unchecked,
+    Starting,
+    Healthy,
+    Unhealthy {
+        output: String,
+    },
+}
+
+/// Something happened to a container of ours, or might have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RuntimeEvent {
+    /// Look at this container again (died, health changed, removed by someone).
+    Changed { instance: InstanceId },
+    /// Events may have been missed (the engine restarted): list again.
+    Reconnected,
+    /// The engine does not answer.
+    Unavailable { reason: String },
+}
+
+/// Why a step failed. The variant decides what the lifecycle does next.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RuntimeError {
+    /// The engine does not answer; nothing is known. Tried again.
+    #[error("the container engine does not answer: {0}")]
+    Unavailable(String),
+    /// The image is neither here nor to be had. Tried again with back-off.
+    #[error("image {image:?} cannot be pulled: {reason}")]
+    Image { image: String, reason: String },
+    /// This node can never run it as it is: port taken, name taken by a foreign container, bad mount.
+    #[error("{0}")]
+    Rejected(String),
+    /// The container is gone.
+    #[error("container {0} does not exist")]
+    NotFound(String),
+    /// Anything else the engine says. Counts as a failed attempt.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// A line a container wrote.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogLine {
+    pub stderr: bool,
+    pub at: Timestamp,
+    pub line: bytes::Bytes,
+}
+
+/// Which lines are wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LogQuery {
+    pub follow: bool,
+    pub tail: Option<u32>,
+    pub since: Option<Timestamp>,
+}
+
+/// Counters of one container; rates are made from two of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ContainerSample {
+    pub at: Timestamp,
+    /// CPU time used since its start.
+    pub cpu: Duration,
+    /// Usage without inactive file cache.
+    pub memory_bytes: u64,
+    pub network_receive_bytes: u64,
+    pub network_transmit_bytes: u64,
+}
+
+/// A container engine. Implementations bound every call in time.
+pub trait ContainerRuntime: Send + Sync + 'static {
+    /// For people, e.g. `docker 20.10.24`.
+    fn version(&self) -> impl Future<Output = Result<String, RuntimeError>> + Send;
+
+    /// All containers of `owner`.
+    fn list(&self, owner: Owner) -> impl Future<Output = Result<Vec<ContainerView>, RuntimeError>> + Send;
+
+    /// Events of `owner`'s containers, without end; begins with `Reconnected`.
+    fn events(&self, owner: Owner) -> BoxStream<'static, RuntimeEvent>;
+
+    /// Whether the image is on the node.
+    fn has_image(&self, image: &str) -> impl Future<Output = Result<bool, RuntimeError>> + Send;
+
+    fn pull(&self, image: &str) -> impl Future<Output = Result<(), RuntimeError>> + Send;
+
+    /// Makes the container under its deterministic name; an existing one of ours with that
+    /// name is the answer, a foreign one is `Rejected`.
+    fn create(
+        &self,
+        owner: Owner,
+        config: &ContainerConfig,
+    ) -> impl Future<Output = Result<String, RuntimeError>> + Send;
+
+    /// Starting a running container is no error.
+    fn start(&self, id: &str) -> impl Future<Output = Result<(), RuntimeError>> + Send;
+
+    /// Stop signal, then SIGKILL after `grace`. Stopping a stopped or absent container is no error.
+    fn stop(&self, id: &str, grace: Duration) -> impl Future<Output = Result<(), RuntimeError>> + Send;
+
+    /// Removes it with its anonymous volumes; absent is no error. Kills it when it runs.
+    fn remove(&self, id: &str) -> impl Future<Output = Result<(), RuntimeError>> + Send;
+
+    /// Counters of a running container.
+    fn sample(&self, id: &str) -> impl Future<Output = Result<ContainerSample, RuntimeError>> + Send;
+
+    /// What it wrote; ends with the container unless it had ended before.
+    fn logs(&self, id: &str, query: LogQuery) -> BoxStream<'static, Result<LogLine, RuntimeError>>;
+}
+
+/// `skein-<service>-<slot>-<instance>-<attempt>`: the same step always makes the same name.
+#[must_use]
+pub fn container_name(identity: &Identity) -> String {
+    format!("skein-{}-{}-{}-{}", identity.service_name, identity.slot, identity.instance, identity.attempt)
+}
