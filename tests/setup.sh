@@ -63,7 +63,7 @@ ensure_packages() {
 apt_quietly() {
     local output
     output="$(mktemp)"
-    if ! DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 "$@" >"$output" 2>&1 </dev/null; then
+    if ! DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 "$@" >"$output" 2>&1 </dev/null 9>&-; then
         tail -n 20 "$output" >&2
         rm -f "$output"
         die "apt-get $1 failed, see above"
@@ -104,6 +104,11 @@ ensure_daemon() {
         die "docker.service is started but no daemon answers: see journalctl -u docker"
     fi
     have dockerd || die "no Docker daemon answers and dockerd is not installed"
+    # The package's own start script, or somebody, may have just started one.
+    if pidof dockerd >/dev/null; then
+        wait_for_daemon "" && return 0
+        die "a dockerd runs (pid $(pidof dockerd)) but does not answer: end it, or see its log"
+    fi
     ensure_cgroups
     start_daemon
 }
@@ -137,8 +142,8 @@ try_daemon() {
     mkdir -p "$(dirname "$log_file")"
     say "starting dockerd${flags:+ $flags} (log: $log_file)"
     # A session and log of its own: it outlives this script and its terminal.
-    # shellcheck disable=SC2086
-    setsid --fork bash -c 'echo "$$" >"$1.pid"; exec dockerd '"$flags" _ "$log_file" >>"$log_file" 2>&1 </dev/null 9>&-
+    # shellcheck disable=SC2016,SC2086,SC2094
+    setsid --fork bash -c 'echo "$$" >"$1.pid"; shift; exec dockerd "$@"' _ "$log_file" $flags >>"$log_file" 2>&1 </dev/null 9>&-
     pid="$(cat "$log_file.pid" 2>/dev/null || true)"
     wait_for_daemon "$pid" && return 0
     [ -z "$pid" ] || kill "$pid" 2>/dev/null || true
@@ -220,7 +225,8 @@ import_image() {
 
 # --- main ------------------------------------------------------------------
 
-# Two runs at once would start two daemons: the second waits for the first.
+# Two runs at once would start two daemons: the second waits for the first. Whatever outlives
+# this script must not inherit the lock (9>&-).
 lock="/tmp/skein-setup.$(id -u).lock"
 if have flock; then
     exec 9>"$lock"

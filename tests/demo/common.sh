@@ -1,3 +1,4 @@
+# shellcheck shell=bash disable=SC2034,SC2016
 # What demo.sh and down.sh share: where the demo lives and which processes are its own.
 # Sourced, not run. Only processes with a pid file in .demo/pids whose command line is the
 # one written there are ever signalled.
