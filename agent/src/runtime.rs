@@ -83,8 +83,9 @@ pub enum Health {
 /// Something happened to a container of ours, or might have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RuntimeEvent {
-    /// Look at this container again (died, health changed, removed by someone).
-    Changed { instance: InstanceId },
+    /// Look at this container again (started, died, health changed, removed by someone).
+    /// `container` is the engine's id, for [`ContainerRuntime::inspect`].
+    Changed { instance: InstanceId, container: String },
     /// Events may have been missed (the engine restarted): list again.
     Reconnected,
     /// The engine does not answer.
@@ -146,6 +147,14 @@ pub trait ContainerRuntime: Send + Sync + 'static {
 
     /// All containers of `owner`.
     fn list(&self, owner: Owner) -> impl Future<Output = Result<Vec<ContainerView>, RuntimeError>> + Send;
+
+    /// One container by its engine's id or its name; `None` when it is gone or not `owner`'s.
+    /// For events and after a start: asking for one is much cheaper than `list`.
+    fn inspect(
+        &self,
+        owner: Owner,
+        id: &str,
+    ) -> impl Future<Output = Result<Option<ContainerView>, RuntimeError>> + Send;
 
     /// Events of `owner`'s containers, without end; begins with `Reconnected`.
     fn events(&self, owner: Owner) -> BoxStream<'static, RuntimeEvent>;
