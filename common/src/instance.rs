@@ -129,6 +129,9 @@ pub struct Instance {
     pub explanation: String,
     /// Not placed before this time (back-off of a slot that keeps failing).
     pub not_before: Timestamp,
+    /// Instances of this slot that failed one after another just before this one; sets its back-off.
+    #[serde(default)]
+    pub failures: u32,
     pub created_at: Timestamp,
     pub created_revision: Revision,
     pub modified_revision: Revision,

@@ -25,7 +25,11 @@ pub fn duration_to_wire(duration: Duration) -> prost_types::Duration {
     }
 }
 
-pub(crate) fn timestamp(
+/// The domain form, cut to the millisecond.
+///
+/// # Errors
+/// Times before the Unix epoch.
+pub fn timestamp_from_wire(
     field: &'static str,
     wire: prost_types::Timestamp,
 ) -> Result<Timestamp, InvalidMessage> {
@@ -35,6 +39,13 @@ pub(crate) fn timestamp(
     Ok(Timestamp::from_unix_ms(seconds.saturating_mul(1000).saturating_add(ms)))
 }
 
-pub(crate) fn duration(field: &'static str, wire: prost_types::Duration) -> Result<Duration, InvalidMessage> {
+/// The domain form.
+///
+/// # Errors
+/// Negative durations.
+pub fn duration_from_wire(
+    field: &'static str,
+    wire: prost_types::Duration,
+) -> Result<Duration, InvalidMessage> {
     Duration::try_from(wire).map_err(|_| InvalidMessage::invalid(field, "a duration cannot be negative"))
 }

@@ -1,0 +1,162 @@
+//! Conversions round-trip, and bad input is answered with every violation.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use proptest::prelude::*;
+use skein_common::{
+    Resources, Violations,
+    assignment::{Assignment, AssignmentContent, AssignmentUpdate},
+    id::{InstanceId, ServiceId},
+    instance::{Desired, PortBinding},
+    service::*,
+};
+use skein_proto::{InvalidMessage, v1};
+
+prop_compose! {
+    fn resources()(cpu_millis in 0..10_000u64, memory_bytes in 0..1u64 << 40) -> Resources {
+        Resources { cpu_millis, memory_bytes }
+    }
+}
+
+fn text_map() -> impl Strategy<Value = BTreeMap<String, String>> {
+    prop::collection::btree_map("[A-Z]{1,4}", ".{0,8}", 0..4)
+}
+
+fn duration() -> impl Strategy<Value = Duration> {
+    (0..100_000u64).prop_map(Duration::from_millis)
+}
+
+fn healthcheck() -> impl Strategy<Value = Option<Healthcheck>> {
+    let test = prop_oneof![
+        Just(HealthTest::Disabled),
+        prop::collection::vec("[a-z/]{1,9}", 1..4).prop_map(HealthTest::Exec),
+        "[a-z ]{1,20}".prop_map(HealthTest::Shell),
+    ];
+    prop::option::of((test, duration(), duration(), 0..9u32, duration()).prop_map(
+        |(test, interval, timeout, retries, start_period)| Healthcheck {
+            test,
+            interval,
+            timeout,
+            retries,
+            start_period,
+        },
+    ))
+}
+
+prop_compose! {
+    fn container()(
+        image in "[a-z]{1,9}(:[0-9]{1,3})?", command in prop::collection::vec(".{0,6}", 0..3),
+        environment in text_map(), labels in text_map(), healthcheck in healthcheck(),
+        read_only in any::<bool>(), stop_grace in duration(),
+    ) -> ContainerSpec {
+        ContainerSpec {
+            image, command, environment, labels, healthcheck, stop_grace,
+            entrypoint: vec!["/run".into()],
+            user: "1000:1000".into(),
+            working_dir: "/srv".into(),
+            mounts: vec![Mount { kind: MountKind::Volume, source: "data".into(), target: "/data".into(), read_only }],
+            stop_signal: "SIGINT".into(),
+        }
+    }
+}
+
+fn publish() -> impl Strategy<Value = Publish> {
+    prop_oneof![
+        prop::option::of(1..u16::MAX).prop_map(|port| Publish::Ingress { port }),
+        (1..u16::MAX).prop_map(|port| Publish::Host { port }),
+    ]
+}
+
+prop_compose! {
+    fn spec()(
+        name in "[a-z][a-z0-9_]{0,20}", labels in text_map(), container in container(),
+        replicas in prop::option::of(0..50u32), reservation in resources(),
+        delay in prop::option::of(duration()), max_attempts in prop::option::of(0..9u32), window in duration(),
+        publish in publish(), container_port in 1..u16::MAX,
+    ) -> ServiceSpec {
+        ServiceSpec {
+            name, labels, container,
+            mode: replicas.map_or(Mode::Global, |replicas| Mode::Replicated { replicas }),
+            resources: ResourceRequirements { reservation, limit: Resources::ZERO },
+            restart: RestartPolicy { condition: RestartCondition::OnFailure, delay, max_attempts, window },
+            placement: PlacementPolicy { constraints: vec!["node.labels.zone == a".parse().unwrap()] },
+            ports: vec![PortSpec { container_port, protocol: Protocol::Udp, publish }],
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn specs_round_trip(spec in spec()) {
+        prop_assert_eq!(ServiceSpec::try_from(v1::ServiceSpec::from(&spec)), Ok(spec));
+    }
+
+    #[test]
+    fn assignment_updates_round_trip(spec in spec(), attempt in 1..9u32, id in 1..u64::MAX, delta in any::<bool>()) {
+        let assignment = Assignment {
+            instance: InstanceId::from_random(id),
+            service: ServiceId::from_random(id),
+            service_name: spec.name,
+            slot: 3,
+            generation: Generation(2),
+            desired: Desired::Stop,
+            container: spec.container,
+            resources: spec.resources,
+            restart: spec.restart,
+            ports: vec![PortBinding { container_port: 80, host_port: 20_000, protocol: Protocol::Tcp }],
+            attempt,
+        };
+        let removals = vec![InstanceId::from_random(7)];
+        let content = if delta {
+            AssignmentContent::Delta { from: 8, upserts: vec![assignment], removals }
+        } else {
+            AssignmentContent::Full(vec![assignment])
+        };
+        let update = AssignmentUpdate { term: 4, generation: 9, content };
+        let back = match v1::session_response::Message::from(&update) {
+            v1::session_response::Message::Set(set) => AssignmentUpdate::try_from(set),
+            v1::session_response::Message::Delta(delta) => AssignmentUpdate::try_from(delta),
+            other => panic!("{other:?}"),
+        };
+        prop_assert_eq!(back, Ok(update));
+    }
+}
+
+#[test]
+fn every_violation_of_a_spec_is_reported() {
+    let wire = v1::ServiceSpec {
+        name: "-web".into(),
+        container: Some(v1::ContainerSpec {
+            stop_grace: Some(prost_types::Duration { seconds: -1, nanos: 0 }),
+            working_dir: "srv".into(),
+            ..Default::default()
+        }),
+        placement: Some(v1::PlacementPolicy { constraints: vec!["zone".into()] }),
+        ports: vec![v1::PortSpec { container_port: 70_000, mode: 9, ..Default::default() }],
+        ..Default::default()
+    };
+    let Violations(found) = ServiceSpec::try_from(wire).unwrap_err();
+    let fields: Vec<_> = found.iter().map(|violation| violation.field.as_str()).collect();
+    assert_eq!(
+        fields,
+        [
+            "spec.container.stop_grace",
+            "spec.placement.constraints[0]",
+            "spec.ports[0].mode",
+            "spec.ports[0].container_port",
+            "spec.name",
+            "spec.container.image",
+            "spec.container.working_dir",
+        ]
+    );
+}
+
+#[test]
+fn a_peer_that_leaves_something_out_is_told_what() {
+    let hello = v1::Hello { node_id: "x".into(), ..Default::default() };
+    let error = skein_proto::convert::Hello::try_from(hello).unwrap_err();
+    assert!(matches!(error, InvalidMessage::Invalid { field: "node_id", .. }), "{error}");
+    let report = v1::InstanceReport { instance_id: InstanceId::from_random(5).to_string(), news: None };
+    let error = skein_common::instance::InstanceReport::try_from(report).unwrap_err();
+    assert_eq!(error, InvalidMessage::Missing { field: "news" });
+}
