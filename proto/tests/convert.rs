@@ -1,5 +1,7 @@
 //! Conversions round-trip, and bad input is answered with every violation.
 
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 use std::{collections::BTreeMap, time::Duration};
 
 use proptest::prelude::*;
