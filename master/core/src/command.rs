@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 use serde::{Deserialize, Serialize};
 use skein_common::{
     ClusterId, FieldViolation, InstanceId, NodeId, Revision, ServiceId, Timestamp,
-    instance::{Desired, Observed, PortBinding, Slot},
+    instance::{Desired, PortBinding, Slot},
     node::{Availability, Liveness, NodeDescription},
     service::{Generation, ServiceSpec},
 };
@@ -137,6 +137,9 @@ pub struct NewInstance {
     /// `None` = not yet placed; `not_before` bounds when.
     pub placed: Option<(NodeId, Vec<PortBinding>)>,
     pub not_before: Timestamp,
+    /// See `Instance::failures`.
+    #[serde(default)]
+    pub failures: u32,
     pub explanation: String,
 }
 

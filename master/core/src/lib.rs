@@ -4,8 +4,11 @@
 //! ids and times are chosen by the proposer and travel in the [`Command`].
 //! Deliberately not here: Raft, gRPC, sessions (the `master` crate), the wire (`skein-proto`).
 
+mod apply;
 pub mod command;
+pub mod invariant;
 pub mod state;
 
+pub use apply::MAX_EVENTS;
 pub use command::{Command, CommandKind, Outcome, Rejection};
 pub use state::{Applied, Change, ClusterState};

@@ -2,7 +2,13 @@
 //!
 //! Invariant: changed by [`ClusterState::apply`] alone, and by nothing but its arguments:
 //! no clock, no random, no environment, no map with random order, no I/O. Every master that
-//! applied the same log holds an equal value.
+//! applied the same log holds an equal value. Indexes are written in `state/index.rs` only and
+//! are not stored: they are rebuilt when a snapshot is loaded.
+//! Deliberately not here: what commands do (`apply`), what should happen next (`orchestrator`).
+
+mod index;
+mod read;
+mod stored;
 
 use std::sync::Arc;
 
@@ -11,15 +17,16 @@ use serde::{Deserialize, Serialize};
 use skein_common::{
     ClusterId, InstanceId, NodeId, Resources, Revision, ServiceId, Timestamp,
     event::Event,
-    instance::Instance,
+    instance::{Instance, Slot},
     node::Node,
     service::{Generation, Protocol, ServiceSpec},
 };
 
-use crate::command::{Command, Outcome, Rejection};
+use crate::command::{Outcome, Rejection};
 
 /// Everything the masters agree on.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(from = "stored::Stored", into = "stored::Stored")]
 pub struct ClusterState {
     /// `None` until the first command has been applied.
     pub(crate) cluster_id: Option<ClusterId>,
@@ -27,21 +34,35 @@ pub struct ClusterState {
     /// Latest proposer time applied; never goes back.
     pub(crate) time: Timestamp,
     pub(crate) services: OrdMap<ServiceId, Arc<Service>>,
-    pub(crate) services_by_name: OrdMap<String, ServiceId>,
     /// Specs that instances still run, or that the service holds now.
     pub(crate) specs: OrdMap<(ServiceId, Generation), Arc<ServiceSpec>>,
     pub(crate) nodes: OrdMap<NodeId, Arc<Node>>,
-    pub(crate) nodes_by_name: OrdMap<String, NodeId>,
     pub(crate) instances: OrdMap<InstanceId, Arc<Instance>>,
-    pub(crate) instances_by_service: OrdMap<ServiceId, OrdSet<InstanceId>>,
-    pub(crate) instances_by_node: OrdMap<NodeId, OrdSet<InstanceId>>,
-    /// Sum of the reservations of instances that occupy the node.
-    pub(crate) reserved: OrdMap<NodeId, Resources>,
-    /// Host ports in use, by node *address*: nodes on one machine share its ports.
-    pub(crate) host_ports: OrdMap<String, OrdMap<(Protocol, u16), InstanceId>>,
     pub(crate) events: OrdMap<u64, Arc<Event>>,
     pub(crate) last_event: u64,
     pub(crate) requests: OrdMap<String, RecordedRequest>,
+    pub(crate) index: Index,
+}
+
+/// What follows from the objects; kept so that nothing has to be searched for.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(crate) struct Index {
+    pub(crate) services_by_name: OrdMap<String, ServiceId>,
+    pub(crate) nodes_by_name: OrdMap<String, NodeId>,
+    /// Published ports that every node's balancer listens on.
+    pub(crate) ingress_ports: OrdMap<(Protocol, u16), ServiceId>,
+    /// Instances that run each spec.
+    pub(crate) spec_users: OrdMap<(ServiceId, Generation), u64>,
+    /// Every instance under its service and slot.
+    pub(crate) slots: OrdSet<(ServiceId, Slot, InstanceId)>,
+    /// Every placed instance under its node.
+    pub(crate) on_node: OrdSet<(NodeId, InstanceId)>,
+    /// Wanted and not placed.
+    pub(crate) pending: OrdSet<InstanceId>,
+    /// Sum of the reservations of instances that occupy the node; no entry = nothing.
+    pub(crate) reserved: OrdMap<NodeId, Resources>,
+    /// Host ports in use, by node *address*: nodes on one machine share its ports.
+    pub(crate) host_ports: OrdMap<String, OrdSet<(Protocol, u16, InstanceId)>>,
     /// Eviction order of `requests`.
     pub(crate) requests_by_time: OrdSet<(Timestamp, String)>,
 }
@@ -83,21 +104,6 @@ pub enum Change {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Applied {
     pub outcome: Result<Outcome, Rejection>,
+    /// At most one per object, in the order of the last touch.
     pub changes: Vec<Change>,
-}
-
-impl ClusterState {
-    /// Applies the log entry at `revision`. Total: whatever the command says, it ends in an
-    /// outcome or a [`Rejection`], the same on every master.
-    pub fn apply(&mut self, revision: Revision, command: &Command) -> Applied {
-        self.revision = revision;
-        self.time = self.time.max(command.at);
-        Applied { outcome: Ok(Outcome::Done), changes: Vec::new() }
-    }
-
-    /// Index of the last applied log entry.
-    #[must_use]
-    pub const fn revision(&self) -> Revision {
-        self.revision
-    }
 }

@@ -1,0 +1,101 @@
+//! What agents report about their instances.
+//!
+//! Invariant: progress only grows and a terminal instance stays so; reports that are late,
+//! repeated or not from the instance's node change nothing.
+
+use skein_common::{
+    event::Severity,
+    instance::{Desired, Instance, News, Observed, Phase, Progress},
+};
+
+use super::{Answer, Step};
+use crate::command::{Outcome, Report};
+
+const LOST_BY_NODE: &str = "the node no longer knows this instance";
+
+pub(super) fn observe(step: &mut Step<'_>, reports: &[Report]) -> Answer {
+    for report in reports {
+        let Some(instance) = step.state.instances.get(&report.instance).cloned() else { continue };
+        if instance.node != Some(report.node) {
+            continue;
+        }
+        match &report.news {
+            News::Observed(observed) => advance(step, &instance, observed),
+            News::Gone => gone(step, &instance),
+        }
+    }
+    Ok(Outcome::Done)
+}
+
+fn advance(step: &mut Step<'_>, before: &Instance, observed: &Observed) {
+    if !is_news(&before.observed, observed) {
+        return;
+    }
+    let instance = Instance { observed: observed.clone(), ..before.clone() };
+    step.put_instance(instance.clone());
+    tell(step, before.observed.progress, &instance);
+}
+
+/// Later progress, or more to say about the same (the agent's clock orders those).
+fn is_news(known: &Observed, reported: &Observed) -> bool {
+    let revives = known.progress.phase.is_terminal() && known.progress != reported.progress;
+    if revives || known.progress.advance(reported.progress).is_err() {
+        return false;
+    }
+    let same = Observed { at: known.at, ..reported.clone() } == *known;
+    known.progress < reported.progress || (!same && known.at <= reported.at)
+}
+
+fn gone(step: &mut Step<'_>, instance: &Instance) {
+    let orphan = !step.state.services.contains_key(&instance.service);
+    if instance.desired == Desired::Remove || orphan {
+        step.drop_instance(instance.id);
+        return;
+    }
+    if instance.observed.progress.phase.is_terminal() {
+        return;
+    }
+    let (phase, message) = match instance.desired {
+        Desired::Run => (Phase::Failed, LOST_BY_NODE.to_owned()),
+        Desired::Stop | Desired::Remove => (Phase::Stopped, instance.observed.message.clone()),
+    };
+    let observed = Observed {
+        progress: Progress { phase, ..instance.observed.progress },
+        at: step.state.time,
+        container_id: String::new(),
+        message,
+        ..instance.observed.clone()
+    };
+    let ended = Instance { observed, ..instance.clone() };
+    step.put_instance(ended.clone());
+    tell(step, instance.observed.progress, &ended);
+}
+
+/// Events for what a person would want to know; what was asked for is not news.
+fn tell(step: &mut Step<'_>, before: Progress, instance: &Instance) {
+    let now = instance.observed.progress;
+    if instance.desired != Desired::Run || before == now {
+        return;
+    }
+    let (severity, reason, what) = match now.phase {
+        Phase::Failed => (Severity::Warning, "InstanceFailed", "failed".to_owned()),
+        Phase::Rejected => (Severity::Warning, "InstanceRejected", "could not start".to_owned()),
+        Phase::Stopped => (Severity::Info, "InstanceCompleted", "ended".to_owned()),
+        _ if now.attempt > before.attempt => {
+            (Severity::Warning, "InstanceRestarted", format!("is restarted, attempt {}", now.attempt))
+        }
+        _ => return,
+    };
+    let node = instance.node.map(|node| step.state.node_name(node)).unwrap_or_default();
+    let name = step.state.instance_name(instance);
+    let message = format!("{name} on {node} {what}{}", cause(&instance.observed));
+    step.instance_event(severity, reason, instance, message);
+}
+
+fn cause(observed: &Observed) -> String {
+    match (observed.message.as_str(), observed.exit_code) {
+        ("", None) => String::new(),
+        ("", Some(code)) => format!(": exit code {code}"),
+        (message, _) => format!(": {message}"),
+    }
+}

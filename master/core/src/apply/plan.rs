@@ -1,0 +1,181 @@
+//! What the planner concluded.
+//!
+//! Invariant: a part whose premises no longer hold (its object is gone, its slot taken, its node
+//! full or away) is skipped; the next pass of the planner sees why and plans anew. So no plan,
+//! however old, breaks the rules: one live instance a slot, reservations within the node,
+//! a host port used once, `desired` only growing.
+
+use skein_common::{
+    NodeId,
+    event::Severity,
+    instance::{Desired, Instance, Observed, Phase, PortBinding, Progress},
+    node::{Availability, Liveness},
+    service::{Generation, Mode},
+    {Resources, ServiceId},
+};
+
+use super::{Answer, Step};
+use crate::{
+    command::{Explanation, NewInstance, Outcome, Placement, Plan, Wish},
+    state::ClusterState,
+};
+
+/// Ends before beginnings, so that a slot that is given up can be filled by the same plan.
+pub(super) fn apply(step: &mut Step<'_>, plan: &Plan) -> Answer {
+    plan.desire.iter().for_each(|wish| desire(step, wish));
+    plan.forget.iter().for_each(|id| forget(step, *id));
+    plan.create.iter().for_each(|new| create(step, new));
+    plan.place.iter().for_each(|placement| place(step, placement));
+    plan.explain.iter().for_each(|explanation| explain(step, explanation));
+    plan.finish.iter().for_each(|service| finish(step, *service));
+    Ok(Outcome::Done)
+}
+
+fn desire(step: &mut Step<'_>, wish: &Wish) {
+    let Some(before) = step.state.instances.get(&wish.instance).cloned() else { return };
+    let down =
+        before.node.and_then(|node| step.state.node(node)).is_some_and(|n| n.liveness == Liveness::Down);
+    if wish.lost && !down {
+        return;
+    }
+    let mut instance = Instance::clone(&before);
+    instance.desired = before.desired.max(wish.desired);
+    instance.lost |= wish.lost;
+    if instance == *before {
+        return;
+    }
+    if !wish.reason.is_empty() {
+        instance.explanation.clone_from(&wish.reason);
+    }
+    tell(step, &before, wish);
+    if instance.node.is_none() && instance.desired > Desired::Run {
+        // It never began, so there is no agent to report its end.
+        step.drop_instance(instance.id);
+    } else {
+        step.put_instance(instance);
+    }
+}
+
+fn tell(step: &mut Step<'_>, before: &Instance, wish: &Wish) {
+    if !before.is_live() || before.node.is_none() {
+        return;
+    }
+    let name = step.state.instance_name(before);
+    if wish.lost {
+        let message = format!("{name} is lost: {}", wish.reason);
+        step.instance_event(Severity::Warning, "InstanceLost", before, message);
+    } else if wish.desired == Desired::Stop {
+        let message = format!("{name} is replaced: {}", wish.reason);
+        step.instance_event(Severity::Info, "InstanceReplaced", before, message);
+    }
+}
+
+/// Only what no agent holds any more; whatever has a node is removed through its agent.
+fn forget(step: &mut Step<'_>, id: skein_common::InstanceId) {
+    let Some(instance) = step.state.instances.get(&id) else { return };
+    if instance.node.is_none_or(|node| !step.state.nodes.contains_key(&node)) {
+        step.drop_instance(id);
+    }
+}
+
+fn create(step: &mut Step<'_>, new: &NewInstance) {
+    let wanted = step.state.service(new.service).is_some_and(|service| {
+        !service.deleting
+            && service.generation == new.generation
+            && matches!(service.spec.mode, Mode::Global)
+                == matches!(new.slot, skein_common::instance::Slot::Node(_))
+    });
+    let taken = step.state.instances_in(new.service, new.slot).any(|instance| instance.is_live());
+    if !wanted || taken || step.state.instances.contains_key(&new.id) {
+        return;
+    }
+    if let Some((node, ports)) = &new.placed
+        && !fits(step.state, new.service, new.generation, *node, ports)
+    {
+        return;
+    }
+    let at = step.state.time;
+    let observed = Observed {
+        progress: Progress::FIRST,
+        at,
+        container_id: String::new(),
+        exit_code: None,
+        message: String::new(),
+    };
+    let mut instance = Instance {
+        id: new.id,
+        service: new.service,
+        slot: new.slot,
+        generation: new.generation,
+        node: None,
+        ports: Vec::new(),
+        desired: Desired::Run,
+        observed,
+        lost: false,
+        explanation: new.explanation.clone(),
+        not_before: new.not_before,
+        failures: new.failures,
+        created_at: at,
+        created_revision: step.state.revision,
+        modified_revision: step.state.revision,
+    };
+    if let Some((node, ports)) = &new.placed {
+        assign(&mut instance, *node, ports);
+    }
+    step.put_instance(instance);
+}
+
+fn place(step: &mut Step<'_>, placement: &Placement) {
+    let Some(before) = step.state.instances.get(&placement.instance).cloned() else { return };
+    let waits = before.node.is_none() && before.desired == Desired::Run;
+    if !waits || !fits(step.state, before.service, before.generation, placement.node, &placement.ports) {
+        return;
+    }
+    let mut instance = Instance::clone(&before);
+    instance.observed.at = step.state.time;
+    assign(&mut instance, placement.node, &placement.ports);
+    step.put_instance(instance);
+}
+
+fn assign(instance: &mut Instance, node: NodeId, ports: &[PortBinding]) {
+    instance.node = Some(node);
+    instance.ports = ports.to_vec();
+    instance.explanation.clear();
+    instance.observed.progress.phase = Phase::Assigned;
+}
+
+fn fits(
+    state: &ClusterState,
+    service: ServiceId,
+    generation: Generation,
+    node: NodeId,
+    ports: &[PortBinding],
+) -> bool {
+    let Some(node) = state.node(node) else { return false };
+    let accepts = node.liveness == Liveness::Ready && node.availability == Availability::Active;
+    let free = node.allocatable().saturating_sub(state.reserved(node.id));
+    let wanted = state.spec(service, generation).map_or(Resources::ZERO, |spec| spec.resources.reservation);
+    let address = &node.description.address;
+    accepts
+        && free.lacking(wanted).is_none()
+        && ports.iter().all(|port| !state.host_port_in_use(address, port.protocol, port.host_port))
+}
+
+fn explain(step: &mut Step<'_>, explanation: &Explanation) {
+    let Some(before) = step.state.instances.get(&explanation.instance).cloned() else { return };
+    if before.node.is_none() && before.explanation != explanation.text {
+        step.put_instance(Instance { explanation: explanation.text.clone(), ..Instance::clone(&before) });
+    }
+}
+
+/// Instances that were lost with their node may outlive their service: they are removed when the
+/// node comes back or is deleted.
+fn finish(step: &mut Step<'_>, id: ServiceId) {
+    let Some(service) = step.state.service(id).cloned() else { return };
+    if !service.deleting || step.state.instances_of(id).any(|instance| !instance.lost) {
+        return;
+    }
+    step.drop_service(id);
+    let message = format!("service {} deleted", service.spec.name);
+    step.service_event(Severity::Info, "ServiceDeleted", &service, message);
+}

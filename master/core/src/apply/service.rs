@@ -1,0 +1,175 @@
+//! Services as users change them.
+//!
+//! Invariant: names and published ports are unique among all services, those being deleted
+//! included; a generation never goes back.
+
+use std::sync::Arc;
+
+use skein_common::{
+    Revision, ServiceId,
+    event::Severity,
+    service::{Generation, Mode, Publish, ServiceSpec},
+};
+
+use super::{Answer, Step, check_etag, precondition};
+use crate::{
+    command::{ObjectKind, Outcome, Rejection},
+    state::{ClusterState, Service},
+};
+
+pub(super) fn create(step: &mut Step<'_>, id: ServiceId, spec: &Arc<ServiceSpec>) -> Answer {
+    check_spec(spec)?;
+    check_free(step.state, id, &spec.name)?;
+    check_published(step.state, id, spec)?;
+    let service = Service {
+        id,
+        spec: spec.clone(),
+        generation: Generation(1),
+        deleting: false,
+        created_at: step.state.time,
+        updated_at: step.state.time,
+        created_revision: step.state.revision,
+        modified_revision: step.state.revision,
+    };
+    let message = format!("service {} created: {}", spec.name, wanted(spec));
+    step.put_service(service.clone());
+    step.service_event(Severity::Info, "ServiceCreated", &service, message);
+    Ok(Outcome::Service(id))
+}
+
+pub(super) fn update(
+    step: &mut Step<'_>,
+    id: ServiceId,
+    expected: Option<Revision>,
+    spec: &Arc<ServiceSpec>,
+) -> Answer {
+    let service = changeable(step.state, id, expected)?;
+    check_spec(spec)?;
+    check_same_identity(&service.spec, spec)?;
+    check_published(step.state, id, spec)?;
+    if service.spec == *spec {
+        return Ok(Outcome::Service(id));
+    }
+    let goes_on = service.spec.runs_like(spec);
+    let generation = if goes_on { service.generation } else { Generation(service.generation.0 + 1) };
+    let message = if goes_on {
+        format!("service {} updated in place: {}", spec.name, wanted(spec))
+    } else {
+        format!("service {} updated to generation {generation}: {}", spec.name, wanted(spec))
+    };
+    let service = Service { spec: spec.clone(), generation, updated_at: step.state.time, ..service };
+    step.put_service(service.clone());
+    step.service_event(Severity::Info, "ServiceUpdated", &service, message);
+    Ok(Outcome::Service(id))
+}
+
+pub(super) fn scale(step: &mut Step<'_>, id: ServiceId, expected: Option<Revision>, replicas: u32) -> Answer {
+    let service = changeable(step.state, id, expected)?;
+    let Some(before) = service.spec.replicas() else {
+        return Err(precondition(format!(
+            "service {} is global: it runs once on every matching node and has no replicas to scale",
+            service.spec.name
+        )));
+    };
+    let mut spec = ServiceSpec::clone(&service.spec);
+    spec.mode = Mode::Replicated { replicas };
+    check_spec(&spec)?;
+    if before == replicas {
+        return Ok(Outcome::Service(id));
+    }
+    let message = format!("service {} scaled from {before} to {replicas}", spec.name);
+    let service = Service { spec: Arc::new(spec), updated_at: step.state.time, ..service };
+    step.put_service(service.clone());
+    step.service_event(Severity::Info, "ServiceScaled", &service, message);
+    Ok(Outcome::Service(id))
+}
+
+/// Repeated deletes change nothing.
+pub(super) fn delete(step: &mut Step<'_>, id: ServiceId, expected: Option<Revision>) -> Answer {
+    let service = step.state.services.get(&id).ok_or_else(|| not_found(id))?;
+    if service.deleting {
+        return Ok(Outcome::Service(id));
+    }
+    check_etag(ObjectKind::Service, expected, service.modified_revision)?;
+    let service = Service { deleting: true, updated_at: step.state.time, ..Service::clone(service) };
+    let message = format!("service {} is being deleted", service.spec.name);
+    step.put_service(service.clone());
+    step.service_event(Severity::Info, "ServiceDeleting", &service, message);
+    Ok(Outcome::Service(id))
+}
+
+/// The service, when it may be changed by someone who saw `expected`.
+fn changeable(state: &ClusterState, id: ServiceId, expected: Option<Revision>) -> Result<Service, Rejection> {
+    let service = state.services.get(&id).ok_or_else(|| not_found(id))?;
+    if service.deleting {
+        return Err(being_deleted(&service.spec.name));
+    }
+    check_etag(ObjectKind::Service, expected, service.modified_revision)?;
+    Ok(Service::clone(service))
+}
+
+/// Defence in depth: the API has checked it before.
+fn check_spec(spec: &ServiceSpec) -> Result<(), Rejection> {
+    let violations = spec.violations().0;
+    if violations.is_empty() { Ok(()) } else { Err(Rejection::Invalid { violations }) }
+}
+
+fn check_free(state: &ClusterState, id: ServiceId, name: &str) -> Result<(), Rejection> {
+    match state.service_by_name(name) {
+        Some(service) if service.deleting => Err(being_deleted(name)),
+        Some(_) => Err(exists(name)),
+        // Spec users: instances of a service that is gone may still wait for their lost node.
+        None if state.services.contains_key(&id) || state.instances_of(id).next().is_some() => {
+            Err(exists(&id.to_string()))
+        }
+        None => Ok(()),
+    }
+}
+
+fn check_same_identity(before: &ServiceSpec, after: &ServiceSpec) -> Result<(), Rejection> {
+    if before.name != after.name {
+        return Err(precondition(format!(
+            "spec.name cannot change from {:?} to {:?}: create a new service",
+            before.name, after.name
+        )));
+    }
+    match (before.mode, after.mode) {
+        (Mode::Replicated { .. }, Mode::Replicated { .. }) | (Mode::Global, Mode::Global) => Ok(()),
+        (Mode::Replicated { .. }, Mode::Global) | (Mode::Global, Mode::Replicated { .. }) => {
+            Err(precondition("spec.mode cannot change between replicated and global: create a new service"))
+        }
+    }
+}
+
+fn check_published(state: &ClusterState, id: ServiceId, spec: &ServiceSpec) -> Result<(), Rejection> {
+    for (position, port) in spec.ports.iter().enumerate() {
+        let Publish::Ingress { port: Some(number) } = port.publish else { continue };
+        let owner = state.ingress_owner(port.protocol, number).filter(|owner| *owner != id);
+        if let Some(owner) = owner.and_then(|owner| state.services.get(&owner)) {
+            return Err(precondition(format!(
+                "spec.ports[{position}].published_port: {number}/{} is published by service {}",
+                port.protocol, owner.spec.name
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn wanted(spec: &ServiceSpec) -> String {
+    match spec.mode {
+        Mode::Replicated { replicas } => format!("{replicas} × {}", spec.container.image),
+        Mode::Global => format!("{} on every matching node", spec.container.image),
+    }
+}
+
+fn not_found(id: ServiceId) -> Rejection {
+    Rejection::NotFound { kind: ObjectKind::Service, id: id.to_string() }
+}
+
+fn exists(name: &str) -> Rejection {
+    Rejection::AlreadyExists { kind: ObjectKind::Service, name: name.to_owned() }
+}
+
+fn being_deleted(name: &str) -> Rejection {
+    precondition(format!("service {name} is being deleted: its instances are still stopping"))
+}

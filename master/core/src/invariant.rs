@@ -1,0 +1,1 @@
+//! Recomputes what must always hold (follows).

@@ -1,0 +1,193 @@
+//! Reading the state: by id, by name, by owner. Iteration is always in the order of ids
+//! (instances of a service: in the order of slots).
+
+use std::{ops::Bound, sync::Arc};
+
+use skein_common::{
+    ClusterId, InstanceId, NodeId, Resources, Revision, ServiceId, Timestamp,
+    event::Event,
+    instance::{Instance, Slot},
+    node::Node,
+    service::{Generation, Protocol, ServiceSpec},
+};
+
+use super::{ClusterState, RecordedRequest, Service};
+
+impl ClusterState {
+    /// `None` until the cluster is formed.
+    #[must_use]
+    pub const fn cluster_id(&self) -> Option<ClusterId> {
+        self.cluster_id
+    }
+
+    /// Index of the last applied log entry.
+    #[must_use]
+    pub const fn revision(&self) -> Revision {
+        self.revision
+    }
+
+    /// The latest proposer time applied; never goes back.
+    #[must_use]
+    pub const fn time(&self) -> Timestamp {
+        self.time
+    }
+
+    pub fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
+        self.services.values()
+    }
+
+    #[must_use]
+    pub fn service(&self, id: ServiceId) -> Option<&Arc<Service>> {
+        self.services.get(&id)
+    }
+
+    #[must_use]
+    pub fn service_by_name(&self, name: &str) -> Option<&Arc<Service>> {
+        self.index.services_by_name.get(name).and_then(|id| self.services.get(id))
+    }
+
+    /// The service whose port every node's balancer listens on.
+    #[must_use]
+    pub fn ingress_owner(&self, protocol: Protocol, port: u16) -> Option<ServiceId> {
+        self.index.ingress_ports.get(&(protocol, port)).copied()
+    }
+
+    /// A spec that the service holds now, or that one of its instances still runs.
+    #[must_use]
+    pub fn spec(&self, service: ServiceId, generation: Generation) -> Option<&Arc<ServiceSpec>> {
+        self.specs.get(&(service, generation))
+    }
+
+    /// The spec the instance runs; there is one as long as the instance is known.
+    #[must_use]
+    pub fn spec_of(&self, instance: &Instance) -> Option<&Arc<ServiceSpec>> {
+        self.spec(instance.service, instance.generation)
+    }
+
+    pub fn instances(&self) -> impl Iterator<Item = &Arc<Instance>> {
+        self.instances.values()
+    }
+
+    #[must_use]
+    pub fn instance_count(&self) -> usize {
+        self.instances.len()
+    }
+
+    #[must_use]
+    pub fn instance(&self, id: InstanceId) -> Option<&Arc<Instance>> {
+        self.instances.get(&id)
+    }
+
+    /// All records of the service, history included, in the order of slots.
+    pub fn instances_of(&self, service: ServiceId) -> impl Iterator<Item = &Arc<Instance>> {
+        let first = (service, Slot::Number(0), InstanceId::from_random(1));
+        let last = (service, Slot::Node(NodeId::from_random(u64::MAX)), InstanceId::from_random(u64::MAX));
+        self.slot_range(first, last)
+    }
+
+    /// All records of one slot, history included.
+    pub fn instances_in(&self, service: ServiceId, slot: Slot) -> impl Iterator<Item = &Arc<Instance>> {
+        let first = (service, slot, InstanceId::from_random(1));
+        let last = (service, slot, InstanceId::from_random(u64::MAX));
+        self.slot_range(first, last)
+    }
+
+    fn slot_range(
+        &self,
+        first: (ServiceId, Slot, InstanceId),
+        last: (ServiceId, Slot, InstanceId),
+    ) -> impl Iterator<Item = &Arc<Instance>> {
+        self.index
+            .slots
+            .range((Bound::Included(first), Bound::Included(last)))
+            .filter_map(|(_, _, id)| self.instances.get(id))
+    }
+
+    /// All records placed on the node, ended ones included.
+    pub fn instances_on(&self, node: NodeId) -> impl Iterator<Item = &Arc<Instance>> {
+        let first = (node, InstanceId::from_random(1));
+        let last = (node, InstanceId::from_random(u64::MAX));
+        self.index
+            .on_node
+            .range((Bound::Included(first), Bound::Included(last)))
+            .filter_map(|(_, id)| self.instances.get(id))
+    }
+
+    /// Instances that are wanted and have no node yet.
+    pub fn pending(&self) -> impl Iterator<Item = &Arc<Instance>> {
+        self.index.pending.iter().filter_map(|id| self.instances.get(id))
+    }
+
+    pub fn nodes(&self) -> impl Iterator<Item = &Arc<Node>> {
+        self.nodes.values()
+    }
+
+    #[must_use]
+    pub fn node_count(&self) -> usize {
+        self.nodes.len()
+    }
+
+    #[must_use]
+    pub fn node(&self, id: NodeId) -> Option<&Arc<Node>> {
+        self.nodes.get(&id)
+    }
+
+    #[must_use]
+    pub fn node_by_name(&self, name: &str) -> Option<&Arc<Node>> {
+        self.index.nodes_by_name.get(name).and_then(|id| self.nodes.get(id))
+    }
+
+    /// Sum of the reservations of everything that occupies the node.
+    #[must_use]
+    pub fn reserved(&self, node: NodeId) -> Resources {
+        self.index.reserved.get(&node).copied().unwrap_or(Resources::ZERO)
+    }
+
+    /// Host ports in use on all nodes with this address.
+    pub fn host_ports(&self, address: &str) -> impl Iterator<Item = (Protocol, u16, InstanceId)> {
+        self.index.host_ports.get(address).into_iter().flatten().copied()
+    }
+
+    /// Whether an instance uses the port on any node with this address.
+    #[must_use]
+    pub fn host_port_in_use(&self, address: &str, protocol: Protocol, port: u16) -> bool {
+        let first = (protocol, port, InstanceId::from_random(1));
+        let last = (protocol, port, InstanceId::from_random(u64::MAX));
+        self.index
+            .host_ports
+            .get(address)
+            .is_some_and(|used| used.range((Bound::Included(first), Bound::Included(last))).next().is_some())
+    }
+
+    /// Oldest first.
+    pub fn events(&self) -> impl DoubleEndedIterator<Item = &Arc<Event>> {
+        self.events.values()
+    }
+
+    /// Those that happened after the one with this sequence number, oldest first.
+    pub fn events_after(&self, sequence: u64) -> impl DoubleEndedIterator<Item = &Arc<Event>> {
+        self.events.range((Bound::Excluded(sequence), Bound::Unbounded)).map(|(_, event)| event)
+    }
+
+    /// The recorded answer to a request, while it is remembered.
+    #[must_use]
+    pub fn request(&self, id: &str) -> Option<&RecordedRequest> {
+        self.requests.get(id)
+    }
+
+    /// `web.3`, or `web.n1` for a global service.
+    #[must_use]
+    pub fn instance_name(&self, instance: &Instance) -> String {
+        let service = self.spec_of(instance).map_or_else(|| instance.service.to_string(), |s| s.name.clone());
+        match instance.slot {
+            Slot::Number(number) => format!("{service}.{number}"),
+            Slot::Node(node) => format!("{service}.{}", self.node_name(node)),
+        }
+    }
+
+    /// The node's name, or its id when it is unknown.
+    #[must_use]
+    pub fn node_name(&self, node: NodeId) -> String {
+        self.nodes.get(&node).map_or_else(|| node.to_string(), |node| node.description.name.clone())
+    }
+}
