@@ -137,17 +137,28 @@ start_daemon() {
 
 try_daemon() {
     local flags="$1" pid
-    # A pid file or socket of a daemon that is gone (a killed machine) stops a new one.
-    if [ -f /var/run/docker.pid ] && ! [ -d "/proc/$(cat /var/run/docker.pid)" ]; then rm -f /var/run/docker.pid; fi
+    remove_stale_pid_file /var/run/docker.pid dockerd
+    remove_stale_pid_file /var/run/docker/containerd/containerd.pid containerd
     mkdir -p "$(dirname "$log_file")"
+    rm -f "$log_file.pid"
     say "starting dockerd${flags:+ $flags} (log: $log_file)"
     # A session and log of its own: it outlives this script and its terminal.
     # shellcheck disable=SC2016,SC2086,SC2094
     setsid --fork bash -c 'echo "$$" >"$1.pid"; shift; exec dockerd "$@"' _ "$log_file" $flags >>"$log_file" 2>&1 </dev/null 9>&-
-    pid="$(cat "$log_file.pid" 2>/dev/null || true)"
+    until [ -s "$log_file.pid" ]; do sleep 0.02; done
+    pid="$(cat "$log_file.pid")"
     wait_for_daemon "$pid" && return 0
-    [ -z "$pid" ] || kill "$pid" 2>/dev/null || true
-    return 1
+    # Its containerd goes with it; the next try needs the socket and the state folder.
+    kill "$pid" 2>/dev/null || true
+    for _ in $(seq 100); do [ -d "/proc/$pid" ] || return 1; sleep 0.1; done
+    die "dockerd (pid $pid) neither answers nor ends: see $log_file"
+}
+
+# A daemon that was killed leaves a pid file; when the number is in use again, a new daemon
+# takes the stranger for its predecessor and refuses to start.
+remove_stale_pid_file() {
+    local file="$1" name="$2"
+    if [ -f "$file" ] && [ "$(cat "/proc/$(cat "$file")/comm" 2>/dev/null)" != "$name" ]; then rm -f "$file"; fi
 }
 
 # wait_for_daemon PID: true once it answers, false after the wait or as soon as PID is gone.
