@@ -10,6 +10,7 @@ pub mod fake;
 use std::{future::Future, time::Duration};
 
 use futures_util::stream::BoxStream;
+pub use skein_agent_core::container::{ContainerStatus, Health, RuntimeError};
 use skein_common::{
     ClusterId, InstanceId, NodeId, ServiceId, Timestamp,
     instance::PortBinding,
@@ -53,33 +54,6 @@ pub struct ContainerView {
     pub status: ContainerStatus,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ContainerStatus {
-    /// Made, never started.
-    Created,
-    Running {
-        health: Health,
-        started_at: Timestamp,
-    },
-    Exited {
-        exit_code: i64,
-        oom_killed: bool,
-        finished_at: Timestamp,
-        message: String,
-    },
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Health {
-    /// There is no health check: running is ready.
-    Unchecked,
-    Starting,
-    Healthy,
-    Unhealthy {
-        output: String,
-    },
-}
-
 /// Something happened to a container of ours, or might have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RuntimeEvent {
@@ -90,26 +64,6 @@ pub enum RuntimeEvent {
     Reconnected,
     /// The engine does not answer.
     Unavailable { reason: String },
-}
-
-/// Why a step failed. The variant decides what the lifecycle does next.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum RuntimeError {
-    /// The engine does not answer; nothing is known. Tried again.
-    #[error("the container engine does not answer: {0}")]
-    Unavailable(String),
-    /// The image is neither here nor to be had. Tried again with back-off.
-    #[error("image {image:?} cannot be pulled: {reason}")]
-    Image { image: String, reason: String },
-    /// This node can never run it as it is: port taken, name taken by a foreign container, bad mount.
-    #[error("{0}")]
-    Rejected(String),
-    /// The container is gone.
-    #[error("container {0} does not exist")]
-    NotFound(String),
-    /// Anything else the engine says. Counts as a failed attempt.
-    #[error("{0}")]
-    Failed(String),
 }
 
 /// A line a container wrote.
@@ -145,8 +99,12 @@ pub trait ContainerRuntime: Send + Sync + 'static {
     /// For people, e.g. `docker 20.10.24`.
     fn version(&self) -> impl Future<Output = Result<String, RuntimeError>> + Send;
 
-    /// All containers of `owner`.
-    fn list(&self, owner: Owner) -> impl Future<Output = Result<Vec<ContainerView>, RuntimeError>> + Send;
+    /// All containers of `owner`, or only those of one instance.
+    fn list(
+        &self,
+        owner: Owner,
+        only: Option<InstanceId>,
+    ) -> impl Future<Output = Result<Vec<ContainerView>, RuntimeError>> + Send;
 
     /// One container by its engine's id or its name; `None` when it is gone or not `owner`'s.
     /// For events and after a start: asking for one is much cheaper than `list`.
@@ -165,7 +123,7 @@ pub trait ContainerRuntime: Send + Sync + 'static {
     fn pull(&self, image: &str) -> impl Future<Output = Result<(), RuntimeError>> + Send;
 
     /// Makes the container under its deterministic name; an existing one of ours with that
-    /// name is the answer, a foreign one is `Rejected`.
+    /// name is the answer, a foreign one is `Rejected`, an absent image is `Image`.
     fn create(
         &self,
         owner: Owner,

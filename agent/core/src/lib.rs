@@ -2,3 +2,5 @@
 //!
 //! Invariant: no clock, no randomness, no I/O: `now` and jitter are arguments.
 //! Deliberately not here: Docker, gRPC, disks (the `agent` crate).
+
+pub mod container;
