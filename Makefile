@@ -47,8 +47,9 @@ demo-down: ## Remove every trace of the demo
 	@tests/demo/down.sh
 
 .PHONY: bench
-bench: setup ## Measure and print the tables (release build; installs etcd-server to compare when root)
-	@tests/bench.sh $(ARGS)
+bench: setup release ## Measure and print the tables (release build; unpacks Debian's etcd to compare)
+	@tests/setup.sh etcd
+	PATH="$(TARGET)/tools/usr/bin:$$PATH" $(CARGO) bench --locked -p skein-tests $(if $(ARGS),-- $(ARGS))
 
 .PHONY: lint
 lint: ## Check the formatting and run clippy (and cargo-deny where installed)

@@ -9,6 +9,8 @@
 #   tests/setup.sh              everything
 #   tests/setup.sh docker       packages and daemon only
 #   tests/setup.sh images       sample images only (needs a daemon)
+#   tests/setup.sh etcd         the etcd the benches compare with, unpacked under
+#                               $CARGO_TARGET_DIR/tools and never started here
 #
 # Read from the environment:
 #   SKEIN_DOCKERD_LOG    log of a daemon started here  (/var/log/skein-dockerd.log)
@@ -29,6 +31,7 @@ say() { printf 'setup: %s\n' "$*"; }
 die() { printf 'setup: error: %s\n' "$*" >&2; exit 1; }
 have() { command -v "$1" >/dev/null 2>&1; }
 is_root() { [ "$(id -u)" = 0 ]; }
+target_folder() { (cd "$root" && realpath -m "${CARGO_TARGET_DIR:-target}"); }
 
 # --- system packages -------------------------------------------------------
 
@@ -201,8 +204,7 @@ ensure_images() {
 build_sample() {
     local triple target output
     triple="$(rustc -vV | sed -n 's/^host: //p')"
-    target="${CARGO_TARGET_DIR:-$root/target}"
-    [[ "$target" = /* ]] || target="$root/$target"
+    target="$(target_folder)"
     output="$(mktemp)"
     if ! (cd "$root" && CARGO_TARGET_DIR="$target" cargo rustc --quiet --locked --release -p skein-sample --target "$triple" --bin skein-sample -- -C target-feature=+crt-static) >"$output" 2>&1; then
         cat "$output" >&2
@@ -234,6 +236,25 @@ import_image() {
         --change 'LABEL io.skein.image=sample' --change "LABEL io.skein.digest=$3" - "$image:$2"
 }
 
+# --- what only the benches want --------------------------------------------
+
+# Unpacked, not installed: Debian's package would start a service.
+ensure_etcd() {
+    local folder package
+    folder="$(target_folder)/tools"
+    if have etcd || [ -x "$folder/usr/bin/etcd" ]; then return 0; fi
+    have apt-get || die "please install etcd (no apt-get here)"
+    say "unpacking etcd-server into $folder"
+    mkdir -p "$folder"
+    if ! (cd "$folder" && apt-get download etcd-server >/dev/null 2>&1); then
+        is_root || die "apt-get knows no etcd-server: sudo apt-get update"
+        apt_quietly update
+        (cd "$folder" && apt-get download etcd-server >/dev/null 2>&1) || die "apt-get cannot download etcd-server"
+    fi
+    for package in "$folder"/etcd-server_*.deb; do dpkg -x "$package" "$folder"; done
+    rm -f "$folder"/etcd-server_*.deb
+}
+
 # --- main ------------------------------------------------------------------
 
 # Two runs at once would start two daemons: the second waits for the first. Whatever outlives
@@ -248,5 +269,6 @@ case "${1:-all}" in
     all) ensure_packages; ensure_daemon; ensure_images ;;
     docker) ensure_packages; ensure_daemon ;;
     images) ensure_images ;;
-    *) echo "usage: tests/setup.sh [all|docker|images]" >&2; exit 64 ;;
+    etcd) ensure_etcd ;;
+    *) echo "usage: tests/setup.sh [all|docker|images|etcd]" >&2; exit 64 ;;
 esac

@@ -5,9 +5,7 @@
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
 home="$root/.demo"
-target="${CARGO_TARGET_DIR:-$root/target}"
-[[ "$target" = /* ]] || target="$root/$target"
-bin="$target/debug"
+bin="$(cd "$root" && realpath -m "${CARGO_TARGET_DIR:-target}")/debug"
 masters=(m1 m2 m3)
 agents=(n1 n2 n3)
 stack=demo
