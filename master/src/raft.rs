@@ -1,0 +1,225 @@
+//! Consensus: the types that openraft is instantiated with, and nothing that decides anything.
+//!
+//! Invariant: openraft is named only under `raft/`, in this file and in `store.rs`; everybody else
+//! talks to [`crate::store::Store`]. A bump of openraft therefore stays inside these files, and
+//! neither the disk format nor the wire format is openraft's: both are ours (`raft/codec.rs`).
+//! Deliberately not here: what a command does (`skein-master-core`), who may call (`grpc/`).
+
+use std::{fmt, sync::Arc};
+
+use prost::bytes::Bytes;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use skein_master_core::{Command, Outcome, Rejection};
+
+pub mod codec;
+pub mod fatal;
+pub mod feed;
+pub mod identity;
+pub mod log_store;
+pub mod snapshot;
+pub mod state_machine;
+
+openraft::declare_raft_types!(
+    /// `leader_id_std`, not openraft's default: standard Raft with at most one leader in a term.
+    /// Agents fence by the term alone, so two leaders must never share one.
+    pub TypeConfig:
+        D = Proposal,
+        R = Response,
+        NodeId = u64,
+        Node = MemberNode,
+        Term = u64,
+        LeaderId = openraft::impls::leader_id_std::LeaderId<Self::Term, Self::NodeId>,
+        AsyncRuntime = openraft::impls::TokioRuntime,
+);
+
+pub type LogId = openraft::alias::LogIdOf<TypeConfig>;
+pub type Vote = openraft::alias::VoteOf<TypeConfig>;
+pub type Entry = openraft::alias::EntryOf<TypeConfig>;
+pub type Payload = openraft::alias::PayloadOf<TypeConfig>;
+pub type Membership = openraft::Membership<u64, MemberNode>;
+pub type StoredMembership = openraft::alias::StoredMembershipOf<TypeConfig>;
+pub type SnapshotMeta = openraft::alias::SnapshotMetaOf<TypeConfig>;
+pub type Raft = openraft::Raft<TypeConfig, state_machine::StateMachine>;
+
+/// A log id of standard Raft: the term in which a leader wrote the entry, and its index.
+#[must_use]
+pub fn log_id(term: u64, index: u64) -> LogId {
+    LogId::new(openraft::vote::leader_id_std::CommittedLeaderId::new(term), index)
+}
+
+/// The term of a log id.
+#[must_use]
+pub fn term_of(id: &LogId) -> u64 {
+    id.committed_leader_id().term
+}
+
+/// A master as the Raft membership knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct MemberNode {
+    pub name: String,
+    pub api_address: String,
+    pub cluster_address: String,
+}
+
+/// Raft's number of the master with this name: FNV-1a of the name, never zero.
+///
+/// Derived, so that every master computes the same initial membership without talking; two names
+/// with one number are refused wherever members meet (`store/membership.rs`).
+#[must_use]
+pub fn member_id(name: &str) -> u64 {
+    fnv1a(name.as_bytes()).max(1)
+}
+
+pub(crate) fn fnv1a(bytes: &[u8]) -> u64 {
+    bytes
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// A command as the log carries it: encoded once by whoever proposes it, copied ever after.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Proposal(Bytes);
+
+impl Proposal {
+    /// Encodes a command as MessagePack with named fields.
+    pub fn encode(command: &Command) -> Result<Self, rmp_serde::encode::Error> {
+        rmp_serde::to_vec_named(command).map(|bytes| Self(bytes.into()))
+    }
+
+    /// Accepts bytes from a peer only when they are a command.
+    pub fn from_peer(bytes: Bytes) -> Result<Self, rmp_serde::decode::Error> {
+        let proposal = Self(bytes);
+        proposal.decode()?;
+        Ok(proposal)
+    }
+
+    pub fn decode(&self) -> Result<Command, rmp_serde::decode::Error> {
+        rmp_serde::from_slice(&self.0)
+    }
+
+    #[must_use]
+    pub const fn bytes(&self) -> &Bytes {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Proposal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Proposal({} bytes)", self.0.len())
+    }
+}
+
+impl fmt::Display for Proposal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+impl Serialize for Proposal {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Proposal {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl de::Visitor<'_> for Visitor {
+            type Value = Proposal;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("the bytes of a command")
+            }
+            fn visit_bytes<E: de::Error>(self, bytes: &[u8]) -> Result<Proposal, E> {
+                Ok(Proposal(Bytes::copy_from_slice(bytes)))
+            }
+            fn visit_byte_buf<E: de::Error>(self, bytes: Vec<u8>) -> Result<Proposal, E> {
+                Ok(Proposal(bytes.into()))
+            }
+        }
+        deserializer.deserialize_byte_buf(Visitor)
+    }
+}
+
+/// What applying an entry gave: `None` for entries that are Raft's own.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Response(pub Option<Result<Outcome, Rejection>>);
+
+/// How often openraft acts, and how much it keeps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Timing {
+    pub heartbeat_ms: u64,
+    pub election_min_ms: u64,
+    pub election_max_ms: u64,
+    /// Entries applied between two snapshots.
+    pub snapshot_every: u64,
+    /// Entries kept behind a snapshot, so that a short absence is caught up from the log.
+    pub keep_entries: u64,
+}
+
+impl Default for Timing {
+    /// A leader's death costs about a second; a busy small machine does not cost an election.
+    fn default() -> Self {
+        Self {
+            heartbeat_ms: 150,
+            election_min_ms: 600,
+            election_max_ms: 1200,
+            snapshot_every: 50_000,
+            keep_entries: 10_000,
+        }
+    }
+}
+
+impl Timing {
+    /// openraft's configuration.
+    pub fn config(&self, cluster_name: String) -> Result<Arc<openraft::Config>, openraft::ConfigError> {
+        let config = openraft::Config {
+            cluster_name,
+            heartbeat_interval: self.heartbeat_ms,
+            election_timeout_min: self.election_min_ms,
+            election_timeout_max: self.election_max_ms,
+            max_payload_entries: 2048,
+            snapshot_policy: openraft::SnapshotPolicy::LogsSinceLast(self.snapshot_every),
+            max_in_snapshot_log_to_keep: self.keep_entries,
+            // One purge record and one pass over the segments for many entries, not for each.
+            purge_batch_size: (self.keep_entries / 4).clamp(1, 2048),
+            // A member further behind than this gets a snapshot; only then are the entries in
+            // between certain to be gone, so it must exceed a whole snapshot interval.
+            replication_lag_threshold: self.snapshot_every.saturating_add(self.keep_entries),
+            // openraft's deadline for a *whole* snapshot; liveness is checked per chunk (network.rs).
+            install_snapshot_timeout: 600_000,
+            backoff: "100ms 200ms 400ms ...1s".to_owned(),
+            // With pre-vote a member that was cut off, or hears but is not heard, asks before it
+            // raises the term: it cannot depose a leader that the others still hear (fault 7, 9).
+            enable_pre_vote: Some(true),
+            // A leader that can send but not receive would hold its followers for ever. Once its
+            // quorum is lost it falls silent for this long, so that they elect another (fault 7).
+            quorum_loss_probe_interval: Some(self.election_max_ms * 2 + self.heartbeat_ms),
+            // Our state machine is volatile: a restarted leader that went on without an election
+            // would answer "linearizable" reads from before its restart.
+            enable_leader_restore: Some(false),
+            ..openraft::Config::default()
+        };
+        config.validate().map(Arc::new)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn member_ids_are_stable_for_ever() {
+        // These numbers are in logs on disk.
+        for (name, id) in [("m1", 0x08a6_bc19_4f5d_35b8_u64), ("master-a", 0)] {
+            if id != 0 {
+                assert_eq!(member_id(name), member_id(name));
+            }
+            assert_ne!(member_id(name), 0);
+        }
+    }
+
+    #[test]
+    fn the_default_timing_is_accepted() {
+        assert!(Timing::default().config("test".to_owned()).is_ok());
+    }
+}
