@@ -56,7 +56,12 @@ members() { json cluster status | jq -r '.members[]?.name' | sort | xargs; }
 nodes_ready() { [ "$(json node ls | jq '[.[] | select(.liveness == "LIVENESS_READY")] | length')" = "$1" ]; }
 # The instances that shall run and are healthy.
 instances() { json service ps "$service" | jq -c '.[] | select(.desired == "DESIRED_RUN" and .observed.phase == "PHASE_READY")'; }
-ready() { [ "$(instances | wc -l)" = "$1" ]; }
+# Masters and Docker agree: $1 healthy instances, and exactly their containers run.
+ready() {
+    local said
+    said="$(instances | jq -r .observed.containerId | sort)"
+    [ "$(wc -l <<<"$said")" = "$1" ] && [ "$said" = "$(containers | cut -d ' ' -f 1)" ]
+}
 instance_of_container() { instances | jq -rc --arg id "$1" 'select(.observed.containerId == $id)'; }
 
 # --- what Docker says ------------------------------------------------------
@@ -67,10 +72,9 @@ containers() {
     mapfile -t ids < <(demo_containers --quiet)
     [ "${#ids[@]}" -eq 0 ] || docker inspect --format '{{.Id}} {{.State.StartedAt}} {{.State.Pid}}' "${ids[@]}" | sort
 }
-count() { [ "$(containers | wc -l)" = "$1" ]; }
 # Every container of $1 still runs, never restarted.
 untouched() { [ -n "$1" ] && [ -z "$(comm -23 <(echo "$1") <(containers))" ]; }
-# None of $1's ids is gone, and $2 containers run.
+# The container $1 is gone, and $2 run.
 count_without() { local now; now="$(containers)"; [ "$(wc -l <<<"$now")" = "$2" ] && ! grep -q "^$1" <<<"$now"; }
 
 # --- the processes ---------------------------------------------------------
