@@ -53,3 +53,9 @@ demo_containers() {
     cluster="$(cat "$home/cluster-id" 2>/dev/null || true)"
     [ -z "$cluster" ] || docker ps --no-trunc --filter "label=io.skein.cluster=$cluster" "$@"
 }
+
+# A client newer than the daemon may have to be told which version to speak (see setup.sh).
+if ! docker version >/dev/null 2>&1; then
+    version="$(docker version 2>&1 | sed -nE 's/.*[Mm]aximum supported API version is ([0-9.]+[0-9]).*/\1/p' | head -n 1)"
+    [ -z "$version" ] || export DOCKER_API_VERSION="$version"
+fi
