@@ -96,7 +96,8 @@ ensure_daemon() {
     local host="${DOCKER_HOST:-unix:///var/run/docker.sock}"
     [ "$host" = unix:///var/run/docker.sock ] \
         || die "no Docker daemon answers at DOCKER_HOST=$host: start it, or unset DOCKER_HOST"
-    if docker version 2>&1 | grep -qi 'permission denied'; then
+    # Not piped: the client's failure would be the pipe's.
+    if grep -qi 'permission denied' <<<"$(docker version 2>&1)"; then
         die "no permission for /var/run/docker.sock: run as root or as a member of the group docker"
     fi
     is_root || die "no Docker daemon answers: start it (for example: sudo systemctl start docker)"
