@@ -10,6 +10,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 CARGO ?= cargo
 TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
+# A stale lock file is an error in CI, and brought up to date while somebody edits manifests.
+LOCKED := $(if $(CI),--locked)
 # Extra arguments: make test ARGS='-p skein-master-core', make bench ARGS='writes'.
 ARGS ?=
 
@@ -24,18 +26,18 @@ setup: ## Install Docker when missing, start its daemon, build the sample images
 
 .PHONY: build
 build: ## Build the binaries and the tests (debug)
-	$(CARGO) build --workspace --locked --bins --tests
+	$(CARGO) build --workspace $(LOCKED) --bins --tests
 
 .PHONY: release
 release: ## Build the binaries stripped and optimised (target/release)
-	$(CARGO) build --locked --release -p skein-master -p skein-agent -p skein-cli
+	$(CARGO) build $(LOCKED) --release -p skein-master -p skein-agent -p skein-cli
 
 .PHONY: test
 test: setup build ## Run every test: unit, property, simulation, integration, end-to-end
 	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
-	    set -x; $(CARGO) nextest run --workspace --locked $${CI:+--profile ci} $(ARGS); \
+	    set -x; $(CARGO) nextest run --workspace $(LOCKED) $${CI:+--profile ci} $(ARGS); \
 	else \
-	    set -x; $(CARGO) test --workspace --locked --bins --lib --tests $(ARGS) -- --test-threads 2; \
+	    set -x; $(CARGO) test --workspace $(LOCKED) --bins --lib --tests $(ARGS) -- --test-threads 2; \
 	fi
 
 .PHONY: demo
@@ -49,12 +51,12 @@ demo-down: ## Remove every trace of the demo
 .PHONY: bench
 bench: setup release ## Measure and print the tables (release build; unpacks Debian's etcd to compare)
 	@tests/setup.sh etcd
-	PATH="$(TARGET)/tools/usr/bin:$$PATH" $(CARGO) bench --locked -p skein-tests $(if $(ARGS),-- $(ARGS))
+	PATH="$(TARGET)/tools/usr/bin:$$PATH" $(CARGO) bench $(LOCKED) -p skein-tests $(if $(ARGS),-- $(ARGS))
 
 .PHONY: lint
 lint: ## Check the formatting and run clippy (and cargo-deny where installed)
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	$(CARGO) clippy --workspace --all-targets $(LOCKED) -- -D warnings
 	@if $(CARGO) deny --version >/dev/null 2>&1; then set -x; $(CARGO) deny --offline check bans licenses sources; fi
 
 .PHONY: fmt

@@ -207,7 +207,7 @@ build_sample() {
     triple="$(rustc -vV | sed -n 's/^host: //p')"
     target="$(target_folder)"
     output="$(mktemp)"
-    if ! (cd "$root" && CARGO_TARGET_DIR="$target" cargo rustc --quiet --locked --release -p skein-sample --target "$triple" --bin skein-sample -- -C target-feature=+crt-static) >"$output" 2>&1; then
+    if ! (cd "$root" && CARGO_TARGET_DIR="$target" cargo rustc --quiet ${CI:+--locked} --release -p skein-sample --target "$triple" --bin skein-sample -- -C target-feature=+crt-static) >"$output" 2>&1; then
         cat "$output" >&2
         rm -f "$output"
         die "the sample server does not compile"

@@ -112,7 +112,7 @@ check_that_nothing_is_in_the_way() {
 build() {
     step "Building skein-master, skein-agent and skein"
     # As `make test` builds: cargo would compile some crates again for other targets.
-    cargo build --workspace --locked --bins --tests || stop_with "it does not compile"
+    cargo build --workspace --bins --tests || stop_with "it does not compile"
     yes "$bin"
 }
 
