@@ -1,1 +1,14 @@
-//! Placeholder.
+//! The harness of Skein's tests.
+//!
+//! Invariant: nothing here decides anything about the cluster; it starts it, asks it, breaks it
+//! and waits. Only `wait` sleeps. Whatever a test started ends with it.
+
+pub mod client;
+pub mod deployment;
+pub mod docker;
+pub mod http;
+pub mod ports;
+pub mod process;
+pub mod spec;
+pub mod wait;
+pub mod watch;

@@ -1,0 +1,277 @@
+//! A client of the API that does what a good client does: it tries the masters in turn, and
+//! repeats a write under one `request_id` until it knows the outcome.
+//!
+//! Invariant: a write that returned `Ok` was acknowledged; one intended write has one
+//! `request_id`, however often and to whomever it is sent.
+//! Deliberately not here: watching (`watch`), the Compose way in (`skein`, through `process`).
+
+use std::{
+    sync::atomic::{AtomicU64, AtomicUsize, Ordering},
+    time::{Duration, Instant},
+};
+
+use skein_proto::v1::{
+    self, Instance, Node, Service, ServiceSpec, cluster_service_client::ClusterServiceClient,
+    event_service_client::EventServiceClient, instance_service_client::InstanceServiceClient,
+    node_service_client::NodeServiceClient, service_service_client::ServiceServiceClient,
+};
+use tonic::{
+    Code, Response, Status,
+    transport::{Channel, Endpoint},
+};
+use tonic_types::StatusExt as _;
+
+/// Of one call; a master that is stopped (SIGSTOP) does not answer at all.
+const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a call is repeated: an election and a half.
+const PATIENCE: Duration = Duration::from_secs(15);
+const PAUSE: Duration = Duration::from_millis(50);
+const PAGE: u32 = 1000;
+
+/// All masters of one cluster.
+#[derive(Debug)]
+pub struct Client {
+    masters: Vec<Channel>,
+    /// The master that answered last.
+    current: AtomicUsize,
+    patience: Duration,
+    run: u64,
+    requests: AtomicU64,
+}
+
+impl Client {
+    /// Connects when it is first used.
+    ///
+    /// # Panics
+    /// When an address is not `host:port`.
+    #[must_use]
+    pub fn new<A: AsRef<str>>(addresses: impl IntoIterator<Item = A>) -> Self {
+        let masters: Vec<_> = addresses.into_iter().map(|address| channel(address.as_ref())).collect();
+        assert!(!masters.is_empty(), "a client needs masters");
+        Self {
+            masters,
+            current: AtomicUsize::new(0),
+            patience: PATIENCE,
+            run: rand::random(),
+            requests: AtomicU64::new(0),
+        }
+    }
+
+    /// Repeats for this long; zero = every master is asked at most once.
+    #[must_use]
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+
+    /// The connection to one master, for tests that ask exactly one, exactly once.
+    #[must_use]
+    pub fn master(&self, index: usize) -> Channel {
+        self.masters[index].clone()
+    }
+
+    #[must_use]
+    pub fn services(&self, master: usize) -> ServiceServiceClient<Channel> {
+        ServiceServiceClient::new(self.master(master))
+    }
+
+    #[must_use]
+    pub fn instances_of(&self, master: usize) -> InstanceServiceClient<Channel> {
+        InstanceServiceClient::new(self.master(master))
+    }
+
+    #[must_use]
+    pub fn cluster(&self, master: usize) -> ClusterServiceClient<Channel> {
+        ClusterServiceClient::new(self.master(master))
+    }
+
+    /// An id that no other write of any run has.
+    #[must_use]
+    pub fn request_id(&self) -> String {
+        format!("test-{:016x}-{}", self.run, self.requests.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Repeats `call` against the masters in turn while the answer may change by itself.
+    ///
+    /// # Errors
+    /// The first answer that will not change, or the last one when the patience is over.
+    pub async fn call<T>(&self, mut call: impl AsyncFnMut(Channel) -> Answer<T>) -> Result<T, Status> {
+        let start = Instant::now();
+        let mut tried = 0;
+        loop {
+            let index = self.current.load(Ordering::Relaxed) % self.masters.len();
+            match call(self.master(index)).await {
+                Ok(response) => return Ok(response.into_inner()),
+                Err(status) if !may_be_repeated(&status) => return Err(status),
+                Err(status) => {
+                    tried += 1;
+                    self.current.store(index + 1, Ordering::Relaxed);
+                    if tried >= self.masters.len() && start.elapsed() >= self.patience {
+                        return Err(status);
+                    }
+                    tokio::time::sleep(PAUSE).await; // polls: the masters, until one answers
+                }
+            }
+        }
+    }
+
+    /// # Errors
+    /// As [`Client::call`].
+    pub async fn apply(&self, spec: impl Into<ServiceSpec>) -> Result<Service, Status> {
+        let request = v1::ApplyServiceRequest {
+            spec: Some(spec.into()),
+            request_id: self.request_id(),
+            ..v1::ApplyServiceRequest::default()
+        };
+        let answer = self
+            .call(async |channel| ServiceServiceClient::new(channel).apply_service(request.clone()).await)
+            .await?;
+        answer.service.ok_or_else(|| absent("service"))
+    }
+
+    /// # Errors
+    /// As [`Client::call`].
+    pub async fn scale(&self, service: &str, replicas: u32) -> Result<Service, Status> {
+        let request = v1::ScaleServiceRequest {
+            service: service.to_owned(),
+            replicas: Some(replicas),
+            request_id: self.request_id(),
+            ..v1::ScaleServiceRequest::default()
+        };
+        let answer = self
+            .call(async |channel| ServiceServiceClient::new(channel).scale_service(request.clone()).await)
+            .await?;
+        answer.service.ok_or_else(|| absent("service"))
+    }
+
+    /// # Errors
+    /// As [`Client::call`].
+    pub async fn delete(&self, service: &str) -> Result<(), Status> {
+        let request = v1::DeleteServiceRequest {
+            service: service.to_owned(),
+            request_id: self.request_id(),
+            ..v1::DeleteServiceRequest::default()
+        };
+        self.call(async |channel| ServiceServiceClient::new(channel).delete_service(request.clone()).await)
+            .await
+            .map(drop)
+    }
+
+    /// # Errors
+    /// As [`Client::call`].
+    pub async fn service(&self, service: &str) -> Result<Service, Status> {
+        let request =
+            v1::GetServiceRequest { service: service.to_owned(), ..v1::GetServiceRequest::default() };
+        let answer = self
+            .call(async |channel| ServiceServiceClient::new(channel).get_service(request.clone()).await)
+            .await?;
+        answer.service.ok_or_else(|| absent("service"))
+    }
+
+    /// All instances of a service, also those that ended.
+    ///
+    /// # Errors
+    /// As [`Client::call`].
+    pub async fn instances(&self, service: &str) -> Result<Vec<Instance>, Status> {
+        let mut request = v1::ListInstancesRequest {
+            service: service.to_owned(),
+            page_size: PAGE,
+            ..v1::ListInstancesRequest::default()
+        };
+        let mut all = Vec::new();
+        loop {
+            let page = self
+                .call(async |channel| {
+                    InstanceServiceClient::new(channel).list_instances(request.clone()).await
+                })
+                .await?;
+            all.extend(page.instances);
+            if page.next_page_token.is_empty() {
+                return Ok(all);
+            }
+            request.page_token = page.next_page_token;
+        }
+    }
+
+    /// # Errors
+    /// As [`Client::call`].
+    pub async fn nodes(&self) -> Result<Vec<Node>, Status> {
+        let request = v1::ListNodesRequest { page_size: PAGE, ..v1::ListNodesRequest::default() };
+        let answer = self
+            .call(async |channel| NodeServiceClient::new(channel).list_nodes(request.clone()).await)
+            .await?;
+        Ok(answer.nodes)
+    }
+
+    /// # Errors
+    /// As [`Client::call`].
+    pub async fn set_availability(&self, node: &str, availability: v1::Availability) -> Result<Node, Status> {
+        let request = v1::UpdateNodeRequest {
+            node: node.to_owned(),
+            availability: availability.into(),
+            request_id: self.request_id(),
+            ..v1::UpdateNodeRequest::default()
+        };
+        let answer = self
+            .call(async |channel| NodeServiceClient::new(channel).update_node(request.clone()).await)
+            .await?;
+        answer.node.ok_or_else(|| absent("node"))
+    }
+
+    /// The newest events first, for the text of a failure.
+    ///
+    /// # Errors
+    /// As [`Client::call`].
+    pub async fn events(&self) -> Result<Vec<v1::Event>, Status> {
+        let request = v1::ListEventsRequest { page_size: PAGE, ..v1::ListEventsRequest::default() };
+        let answer = self
+            .call(async |channel| EventServiceClient::new(channel).list_events(request.clone()).await)
+            .await?;
+        Ok(answer.events)
+    }
+
+    /// What one master says of the control plane.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn status(&self, master: usize) -> Result<v1::GetStatusResponse, Status> {
+        Ok(self.cluster(master).get_status(v1::GetStatusRequest {}).await?.into_inner())
+    }
+}
+
+/// What a call of the generated clients answers.
+pub type Answer<T> = Result<Response<T>, Status>;
+
+fn channel(address: &str) -> Channel {
+    #[allow(clippy::expect_used)] // the harness chose the address
+    Endpoint::from_shared(format!("http://{address}"))
+        .expect("an address")
+        .connect_timeout(CONNECT_TIMEOUT)
+        .timeout(CALL_TIMEOUT)
+        .http2_keep_alive_interval(CALL_TIMEOUT)
+        .keep_alive_timeout(CALL_TIMEOUT)
+        .connect_lazy()
+}
+
+fn absent(field: &str) -> Status {
+    Status::internal(format!("the answer has no {field}"))
+}
+
+/// The stable reason of an error, e.g. `NO_LEADER`.
+#[must_use]
+pub fn reason(status: &Status) -> Option<String> {
+    status.get_details_error_info().map(|info| info.reason)
+}
+
+/// Asking again, perhaps somebody else, may give another answer.
+#[must_use]
+pub fn may_be_repeated(status: &Status) -> bool {
+    match status.code() {
+        Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled => true,
+        // Either the outcome is not known, or the connection broke in the middle.
+        Code::Unknown => true,
+        Code::Internal => status.message().contains("h2 ") || status.message().contains("transport"),
+        _ => false,
+    }
+}
