@@ -7,8 +7,14 @@
 mod apply;
 pub mod command;
 pub mod invariant;
+pub mod liveness;
+pub mod orchestrator;
+pub mod scheduler;
 pub mod state;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 
 pub use apply::MAX_EVENTS;
 pub use command::{Command, CommandKind, Outcome, Rejection};
+pub use orchestrator::{Planned, Scope, plan};
 pub use state::{Applied, Change, ClusterState};

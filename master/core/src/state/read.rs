@@ -3,6 +3,7 @@
 
 use std::{ops::Bound, sync::Arc};
 
+use imbl::OrdSet;
 use skein_common::{
     ClusterId, InstanceId, NodeId, Resources, Revision, ServiceId, Timestamp,
     event::Event,
@@ -146,6 +147,10 @@ impl ClusterState {
     /// Host ports in use on all nodes with this address.
     pub fn host_ports(&self, address: &str) -> impl Iterator<Item = (Protocol, u16, InstanceId)> {
         self.index.host_ports.get(address).into_iter().flatten().copied()
+    }
+
+    pub(crate) fn host_port_count(&self, address: &str) -> usize {
+        self.index.host_ports.get(address).map_or(0, OrdSet::len)
     }
 
     /// Whether an instance uses the port on any node with this address.

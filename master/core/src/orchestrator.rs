@@ -1,0 +1,73 @@
+//! What should happen next: which instances there should be, which must go, and where new ones go.
+//!
+//! `plan` is level-triggered: it looks at the state, never at what changed, and says everything
+//! that is missing, so a lost or refused plan costs nothing but another pass. Once the plan has
+//! been applied and agents say nothing new, the next plan is empty.
+//!
+//! Invariant: a pure function of state, time and ids; a slot never gets a second live instance;
+//! an instance is placed only when nothing of its slot may still run elsewhere (stop first),
+//! unless its node is down.
+//! Deliberately not here: the choice of node (`scheduler`), who is alive (`liveness`).
+
+mod draft;
+mod history;
+mod scope;
+mod slots;
+mod update;
+
+use skein_common::{InstanceId, Timestamp};
+
+use self::{draft::Draft, slots::Slots};
+pub use self::{
+    draft::MAX_PARTS,
+    history::{BACKOFF_MAX, BACKOFF_START, BACKOFF_TRUST},
+    scope::Scope,
+};
+use crate::{
+    command::Plan,
+    state::{ClusterState, Service},
+};
+
+/// One pass of the planner.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Planned {
+    /// To be proposed as one command, unless it is empty.
+    pub plan: Plan,
+    /// When time alone will change the plan: then everything (`Scope::All`) is to be looked at
+    /// again. With a narrow scope this covers that scope only, so the earlier of this and what is
+    /// already awaited counts. `now` or earlier = the plan was cut at [`MAX_PARTS`], there is more.
+    pub wake_at: Option<Timestamp>,
+}
+
+/// Plans for the services in `scope`.
+///
+/// `ids` must give an id nobody has used; one that exists is skipped by `apply` and planned again.
+pub fn plan(
+    state: &ClusterState,
+    scope: &Scope,
+    now: Timestamp,
+    ids: &mut dyn FnMut() -> InstanceId,
+) -> Planned {
+    // A leader whose clock is behind must not wait for times that have been reached already.
+    let mut draft = Draft::new(state, now.max(state.time()), ids);
+    for service in scope.services(state) {
+        plan_service(&mut draft, service);
+    }
+    draft.schedule(scope);
+    draft.finish()
+}
+
+fn plan_service<'a>(draft: &mut Draft<'a>, service: &'a Service) {
+    if service.deleting {
+        history::delete(draft, service);
+        return;
+    }
+    let mut slots = Slots::of(draft, service);
+    slots.fit(draft);
+    slots.replace_failed(draft);
+    update::advance(draft, &mut slots);
+    history::trim(draft, &slots);
+}
+
+#[cfg(test)]
+mod tests;

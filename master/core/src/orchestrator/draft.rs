@@ -1,0 +1,267 @@
+//! A plan in the making: what the parts of the planner have decided so far.
+//!
+//! Invariant: at most [`MAX_PARTS`] parts of a kind, so that one plan stays a small log entry;
+//! what is cut is planned again by the next pass.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use skein_common::{
+    InstanceId, NodeId, Revision, ServiceId, Timestamp,
+    instance::{Desired, Instance, Phase, PortBinding, Slot},
+    node::Node,
+    service::{Generation, ServiceSpec},
+};
+
+use super::{Planned, Scope, history};
+use crate::{
+    command::{Explanation, NewInstance, Placement, Plan, Wish},
+    scheduler::{Decision, Group, Item, Scheduler},
+    state::{ClusterState, Service},
+};
+
+/// Parts of one kind in one plan: some 4,000 creations are below one megabyte in the log.
+pub const MAX_PARTS: usize = 4_096;
+
+const WAITS_FOR_PREDECESSOR: &str = "waits until its predecessor has stopped";
+
+pub(super) struct Draft<'a> {
+    pub(super) state: &'a ClusterState,
+    pub(super) now: Timestamp,
+    ids: &'a mut dyn FnMut() -> InstanceId,
+    plan: Plan,
+    /// Instances whose desired this plan raises.
+    wished: BTreeSet<InstanceId>,
+    /// Those of them that are given up with their node.
+    lost: BTreeSet<InstanceId>,
+    wake_at: Option<Timestamp>,
+}
+
+/// An instance that wants a node: one of the state, or one of this plan.
+#[derive(Clone, Copy)]
+struct Waiting {
+    source: Source,
+    instance: InstanceId,
+    service: ServiceId,
+    generation: Generation,
+    slot: Slot,
+    /// Place in the queue; what this plan creates comes last.
+    since: Revision,
+}
+
+#[derive(Clone, Copy)]
+enum Source {
+    State,
+    Created { position: usize },
+}
+
+impl<'a> Draft<'a> {
+    pub(super) fn new(
+        state: &'a ClusterState,
+        now: Timestamp,
+        ids: &'a mut dyn FnMut() -> InstanceId,
+    ) -> Self {
+        Self {
+            state,
+            now,
+            ids,
+            plan: Plan::default(),
+            wished: BTreeSet::new(),
+            lost: BTreeSet::new(),
+            wake_at: None,
+        }
+    }
+
+    pub(super) fn finish(self) -> Planned {
+        Planned { plan: self.plan, wake_at: self.wake_at }
+    }
+
+    /// Whether this plan ends the instance, or gives it up.
+    pub(super) fn ends(&self, instance: InstanceId) -> bool {
+        self.wished.contains(&instance)
+    }
+
+    pub(super) fn loses(&self, instance: &Instance) -> bool {
+        instance.lost || self.lost.contains(&instance.id)
+    }
+
+    pub(super) fn node_of(&self, instance: &Instance) -> Option<&'a Node> {
+        instance.node.and_then(|node| self.state.node(node)).map(AsRef::as_ref)
+    }
+
+    pub(super) fn create(&mut self, service: &Service, slot: Slot, retry: history::Retry) {
+        if self.is_full(self.plan.create.len()) {
+            return;
+        }
+        self.plan.create.push(NewInstance {
+            id: (self.ids)(),
+            service: service.id,
+            slot,
+            generation: service.generation,
+            placed: None,
+            not_before: retry.not_before,
+            failures: retry.failures,
+            explanation: retry.explanation,
+        });
+    }
+
+    /// Says nothing when the instance is already told so.
+    pub(super) fn wish(&mut self, instance: &Instance, desired: Desired, reason: &str) {
+        if instance.desired < desired && !self.is_full(self.plan.desire.len()) {
+            self.wished.insert(instance.id);
+            let reason = reason.to_owned();
+            self.plan.desire.push(Wish { instance: instance.id, desired, lost: false, reason });
+        }
+    }
+
+    /// Frees the slot of an instance whose node is down.
+    pub(super) fn lose(&mut self, instance: &Instance, reason: String) {
+        if !instance.lost && !self.is_full(self.plan.desire.len()) {
+            self.wished.insert(instance.id);
+            self.lost.insert(instance.id);
+            let desired = Desired::Remove;
+            self.plan.desire.push(Wish { instance: instance.id, desired, lost: true, reason });
+        }
+    }
+
+    pub(super) fn finish_service(&mut self, service: ServiceId) {
+        self.plan.finish.push(service);
+    }
+
+    /// Cuts the plan: there is more to do at once.
+    fn is_full(&mut self, parts: usize) -> bool {
+        let full = parts >= MAX_PARTS;
+        if full {
+            self.wake(self.now);
+        }
+        full
+    }
+
+    fn wake(&mut self, at: Timestamp) {
+        self.wake_at = Some(self.wake_at.map_or(at, |known| known.min(at)));
+    }
+
+    /// Gives nodes to whatever waits for one, oldest group first.
+    pub(super) fn schedule(&mut self, scope: &Scope) {
+        let mut groups: BTreeMap<(ServiceId, Generation), Vec<Waiting>> = BTreeMap::new();
+        for waiting in self.waiting(scope) {
+            if self.may_be_placed(&waiting) {
+                groups.entry((waiting.service, waiting.generation)).or_default().push(waiting);
+            }
+        }
+        if groups.is_empty() {
+            return;
+        }
+        let mut groups: Vec<_> = groups.into_values().collect();
+        groups.sort_by_key(|group| group.iter().map(|waiting| waiting.since).min());
+        let mut scheduler = Scheduler::new(self.state);
+        for group in groups {
+            self.place(&mut scheduler, &group);
+        }
+    }
+
+    fn waiting(&self, scope: &Scope) -> Vec<Waiting> {
+        let known = self
+            .state
+            .pending()
+            .filter(|instance| scope.tries(instance.service) && !self.ends(instance.id))
+            .map(|instance| Waiting {
+                source: Source::State,
+                instance: instance.id,
+                service: instance.service,
+                generation: instance.generation,
+                slot: instance.slot,
+                since: instance.created_revision,
+            });
+        let created = self.plan.create.iter().enumerate().map(|(position, new)| Waiting {
+            source: Source::Created { position },
+            instance: new.id,
+            service: new.service,
+            generation: new.generation,
+            slot: new.slot,
+            since: Revision(u64::MAX),
+        });
+        known.chain(created).collect()
+    }
+
+    /// Its back-off is over and nothing of its slot may still run.
+    fn may_be_placed(&mut self, waiting: &Waiting) -> bool {
+        let not_before = match waiting.source {
+            Source::State => self.state.instance(waiting.instance).map(|instance| instance.not_before),
+            Source::Created { position } => self.plan.create.get(position).map(|new| new.not_before),
+        };
+        if let Some(later) = not_before.filter(|not_before| *not_before > self.now) {
+            self.wake(later);
+            return false;
+        }
+        let vacating = self
+            .state
+            .instances_in(waiting.service, waiting.slot)
+            .any(|other| other.id != waiting.instance && other.occupies().is_some() && !self.loses(other));
+        if vacating {
+            self.explain(waiting, WAITS_FOR_PREDECESSOR);
+        }
+        !vacating
+    }
+
+    fn place(&mut self, scheduler: &mut Scheduler<'a>, group: &[Waiting]) {
+        let Some(first) = group.first() else { return };
+        let Some(spec) = self.spec(first) else { return };
+        let items = group.iter().map(|waiting| self.item(waiting)).collect();
+        let decisions = scheduler.place(&Group { service: first.service, items, spec });
+        for (waiting, decision) in group.iter().zip(decisions) {
+            match decision {
+                Decision::Placed { node, ports } => self.assign(waiting, node, ports),
+                Decision::Unplaced { explanation } => self.explain(waiting, &explanation),
+            }
+        }
+    }
+
+    fn spec(&self, waiting: &Waiting) -> Option<&'a ServiceSpec> {
+        self.state.spec(waiting.service, waiting.generation).map(AsRef::as_ref)
+    }
+
+    fn item(&self, waiting: &Waiting) -> Item {
+        let pinned = match waiting.slot {
+            Slot::Number(_) => None,
+            Slot::Node(node) => Some(node),
+        };
+        let mut failed: Vec<_> = self
+            .state
+            .instances_in(waiting.service, waiting.slot)
+            .filter(|other| matches!(other.observed.progress.phase, Phase::Failed | Phase::Rejected))
+            .filter(|other| self.now.since(other.observed.at) < history::BACKOFF_TRUST)
+            .collect();
+        failed.sort_by_key(|other| (other.created_revision, other.id));
+        let failed_on = failed.into_iter().filter_map(|other| other.node).collect();
+        Item { instance: waiting.instance, pinned, failed_on }
+    }
+
+    fn assign(&mut self, waiting: &Waiting, node: NodeId, ports: Vec<PortBinding>) {
+        match waiting.source {
+            Source::Created { position } => {
+                if let Some(new) = self.plan.create.get_mut(position) {
+                    new.placed = Some((node, ports));
+                    new.explanation.clear();
+                }
+            }
+            Source::State if self.is_full(self.plan.place.len()) => {}
+            Source::State => self.plan.place.push(Placement { instance: waiting.instance, node, ports }),
+        }
+    }
+
+    fn explain(&mut self, waiting: &Waiting, text: &str) {
+        match waiting.source {
+            Source::Created { position } => {
+                if let Some(new) = self.plan.create.get_mut(position) {
+                    text.clone_into(&mut new.explanation);
+                }
+            }
+            Source::State => {
+                let told = self.state.instance(waiting.instance).is_some_and(|i| i.explanation == text);
+                if !told && !self.is_full(self.plan.explain.len()) {
+                    self.plan.explain.push(Explanation { instance: waiting.instance, text: text.to_owned() });
+                }
+            }
+        }
+    }
+}

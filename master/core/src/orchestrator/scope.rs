@@ -1,0 +1,72 @@
+//! What a pass has to look at. Narrowing saves time; it never changes what is decided.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use skein_common::ServiceId;
+
+use crate::state::{Change, ClusterState, Service};
+
+/// Services to plan for, and whether everything that is pending is tried again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Scope {
+    All,
+    Only {
+        services: BTreeSet<ServiceId>,
+        /// Room may have been freed: pending instances of other services are tried too.
+        pending: bool,
+    },
+}
+
+impl Default for Scope {
+    fn default() -> Self {
+        Self::NOTHING
+    }
+}
+
+impl Scope {
+    /// Nothing has to be looked at.
+    pub const NOTHING: Self = Self::Only { services: BTreeSet::new(), pending: false };
+
+    /// What these changes can have an effect on.
+    pub fn of<'a>(changes: impl IntoIterator<Item = &'a Change>) -> Self {
+        changes.into_iter().fold(Self::NOTHING, |mut scope, change| {
+            scope.add(change);
+            scope
+        })
+    }
+
+    /// Widens the scope by one change.
+    pub fn add(&mut self, change: &Change) {
+        let Self::Only { services, pending } = self else { return };
+        match change {
+            Change::Node { .. } => *self = Self::All,
+            Change::Service { service, .. } => {
+                services.insert(service.id);
+            }
+            Change::Instance { instance, deleted } => {
+                services.insert(instance.service);
+                *pending |= *deleted || instance.observed.progress.phase.is_terminal();
+            }
+            Change::Event(_) => {}
+        }
+    }
+
+    #[must_use]
+    pub fn is_nothing(&self) -> bool {
+        matches!(self, Self::Only { services, pending: false } if services.is_empty())
+    }
+
+    pub(super) fn services<'a>(&self, state: &'a ClusterState) -> Vec<&'a Arc<Service>> {
+        match self {
+            Self::All => state.services().collect(),
+            Self::Only { services, .. } => services.iter().filter_map(|id| state.service(*id)).collect(),
+        }
+    }
+
+    pub(super) fn tries(&self, service: ServiceId) -> bool {
+        match self {
+            Self::All | Self::Only { pending: true, .. } => true,
+            Self::Only { services, pending: false } => services.contains(&service),
+        }
+    }
+}
