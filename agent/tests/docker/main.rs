@@ -1,0 +1,16 @@
+//! The Docker runtime against a real daemon.
+//!
+//! Invariant: every container made here carries a cluster id of its own test and is removed
+//! at its end, also after a panic. Without a daemon, or without the sample image, every test
+//! fails and says what to do.
+
+// clippy.toml allows these in tests only inside `#[test]` functions, not in what they share.
+#![allow(clippy::expect_used)]
+
+mod conflicts;
+mod life;
+mod logs;
+mod mapping;
+mod sandbox;
+mod signals;
+mod stats;
