@@ -1,6 +1,21 @@
 //! What an agent decides: pure functions over what it was told and what it sees.
 //!
-//! Invariant: no clock, no randomness, no I/O: `now` and jitter are arguments.
+//! Invariant: no clock, no randomness, no I/O: `now` is an argument, and the same inputs in
+//! the same order give the same actions.
 //! Deliberately not here: Docker, gRPC, disks (the `agent` crate).
 
+pub mod action;
+pub mod assignments;
+pub mod backoff;
 pub mod container;
+pub mod image;
+pub mod lifecycle;
+pub mod reconcile;
+pub mod record;
+pub mod seen;
+
+pub use action::{Action, Finished, Success};
+pub use assignments::{Assignments, Verdict};
+pub use container::{ContainerStatus, Health, RuntimeError, SeenContainer};
+pub use reconcile::{Checkpoint, NodeState, Plan};
+pub use seen::{Look, Sequence};
