@@ -1,0 +1,130 @@
+//! `deploy`: how many, where, with what, and what happens when one ends.
+
+use skein_common::{
+    Resources,
+    constraint::Constraint,
+    service::{Mode, PlacementPolicy, ResourceRequirements, RestartCondition, RestartPolicy, ServiceSpec},
+};
+
+use super::{
+    STACK_LABEL,
+    diagnostic::Report,
+    field::{Field, Section},
+    keys,
+    origin::Origins,
+    service,
+};
+
+pub fn read(field: &Field<'_>, spec: &mut ServiceSpec, origins: &mut Origins, report: &mut Report) {
+    let Some(section) = field.section(keys::DEPLOY, report) else { return };
+    mode(&section, spec, origins, report);
+    if let Some(field) = section.get("labels") {
+        for (name, value) in service::labels(&field, report) {
+            if name == STACK_LABEL {
+                field.error(report, format!("the label {STACK_LABEL} is set by the stack itself"));
+            } else {
+                spec.labels.insert(name, value);
+            }
+        }
+    }
+    if let Some(field) = section.get("resources") {
+        spec.resources = resources(&field, origins, report);
+    }
+    if let Some(field) = section.get("restart_policy") {
+        origins.add("spec.restart", &field.path, field.node.at);
+        spec.restart = restart(&field, report);
+    }
+    if let Some(field) = section.get("placement") {
+        origins.add("spec.placement", &field.path, field.node.at);
+        spec.placement = placement(&field, report);
+    }
+}
+
+fn mode(section: &Section<'_>, spec: &mut ServiceSpec, origins: &mut Origins, report: &mut Report) {
+    let is_global = section.get("mode").is_some_and(|field| match field.text(report).as_deref() {
+        None | Some("replicated") => false,
+        Some("global") => true,
+        Some("replicated-job" | "global-job") => {
+            field.error(report, "jobs are not supported yet");
+            false
+        }
+        Some(other) => {
+            field.error(report, format!("{other:?} is not one of replicated, global"));
+            false
+        }
+    });
+    match section.get("replicas") {
+        Some(field) if is_global => {
+            field.error(report, "a global service has one instance on every node: remove replicas");
+        }
+        Some(field) => {
+            origins.add("spec.mode", &field.path, field.node.at);
+            let replicas = field.integer(0, u64::from(u32::MAX), report);
+            if let Some(replicas) = replicas.and_then(|replicas| u32::try_from(replicas).ok()) {
+                spec.mode = Mode::Replicated { replicas };
+            }
+        }
+        None if is_global => spec.mode = Mode::Global,
+        None => {}
+    }
+}
+
+fn resources(field: &Field<'_>, origins: &mut Origins, report: &mut Report) -> ResourceRequirements {
+    let mut found = ResourceRequirements::default();
+    let Some(section) = field.section(keys::RESOURCES, report) else { return found };
+    origins.add("spec.resources", &field.path, field.node.at);
+    for (key, keys, spec_field, amount) in [
+        ("limits", keys::LIMIT, "spec.resources.limit", &mut found.limit),
+        ("reservations", keys::RESERVATION, "spec.resources.reservation", &mut found.reservation),
+    ] {
+        let Some(part) = section.get(key).and_then(|field| field.section(keys, report)) else { continue };
+        let (cpus, memory) = (part.get("cpus"), part.get("memory"));
+        for (name, field) in [("cpu_millis", &cpus), ("memory_bytes", &memory)] {
+            if let Some(field) = field {
+                origins.add(format!("{spec_field}.{name}"), &field.path, field.node.at);
+            }
+        }
+        *amount = Resources {
+            cpu_millis: cpus.and_then(|field| field.cpu_millis(report)).unwrap_or_default(),
+            memory_bytes: memory.and_then(|field| field.bytes(report)).unwrap_or_default(),
+        };
+    }
+    found
+}
+
+fn restart(field: &Field<'_>, report: &mut Report) -> RestartPolicy {
+    let Some(section) = field.section(keys::RESTART, report) else { return RestartPolicy::default() };
+    let conditions = [
+        ("any", RestartCondition::Any),
+        ("on-failure", RestartCondition::OnFailure),
+        ("none", RestartCondition::None),
+    ];
+    let condition = section.get("condition").and_then(|field| field.choice(&conditions, report));
+    let attempts =
+        section.get("max_attempts").and_then(|field| field.integer(0, u64::from(u32::MAX), report));
+    RestartPolicy {
+        condition: condition.unwrap_or(RestartCondition::Any),
+        delay: section.get("delay").and_then(|field| field.duration(report)),
+        // As in Docker, 0 is no bound; `condition: none` is how to have no restart.
+        max_attempts: attempts
+            .and_then(|attempts| u32::try_from(attempts).ok())
+            .filter(|attempts| *attempts > 0),
+        window: section.get("window").and_then(|field| field.duration(report)).unwrap_or_default(),
+    }
+}
+
+fn placement(field: &Field<'_>, report: &mut Report) -> PlacementPolicy {
+    let Some(section) = field.section(keys::PLACEMENT, report) else { return PlacementPolicy::default() };
+    let mut constraints = Vec::new();
+    for item in section.get("constraints").and_then(|field| field.items(report)).unwrap_or_default() {
+        let Some(text) = item.text(report) else { continue };
+        match text.parse::<Constraint>() {
+            Ok(constraint) => constraints.push(constraint),
+            Err(error) if text.trim_start().starts_with("node.role") => {
+                item.error(report, format!("{error}; masters run no services, so every node is a worker"));
+            }
+            Err(error) => item.error(report, error.to_string()),
+        }
+    }
+    PlacementPolicy { constraints }
+}

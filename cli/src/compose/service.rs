@@ -1,0 +1,177 @@
+//! One entry under `services` into a [`ServiceSpec`].
+//!
+//! Invariant: a spec that is returned without an error in the report passes
+//! [`ServiceSpec::violations`].
+
+use std::time::Duration;
+
+use skein_common::service::{
+    ContainerSpec, DEFAULT_REPLICAS, DEFAULT_STOP_GRACE, HealthTest, Healthcheck, Mode, PlacementPolicy,
+    ResourceRequirements, RestartPolicy, ServiceSpec,
+};
+
+use super::{
+    STACK_LABEL, StackService, deploy,
+    diagnostic::Report,
+    environment,
+    field::{Field, Section},
+    keys,
+    networks::{self, Networks},
+    origin::Origins,
+    ports,
+    volumes::{self, Volumes},
+};
+
+/// What every service of a file is read with.
+pub struct Surroundings<'a> {
+    pub stack: &'a str,
+    pub files: &'a environment::Files<'a>,
+    pub volumes: &'a Volumes,
+    pub networks: &'a Networks,
+}
+
+/// The service, or `None` when it is no map at all.
+pub fn read(
+    key: &str,
+    field: &Field<'_>,
+    around: &Surroundings<'_>,
+    report: &mut Report,
+) -> Option<StackService> {
+    let errors_before = report.errors();
+    let section = field.section(keys::SERVICE, report)?;
+    let mut origins = Origins::default();
+    origins.add("spec", &field.path, field.at);
+    for (name, spec_field) in [
+        ("image", "spec.container.image"),
+        ("entrypoint", "spec.container.entrypoint"),
+        ("command", "spec.container.command"),
+        ("environment", "spec.container.environment"),
+        ("labels", "spec.container.labels"),
+        ("user", "spec.container.user"),
+        ("working_dir", "spec.container.working_dir"),
+        ("healthcheck", "spec.container.healthcheck"),
+        ("stop_signal", "spec.container.stop_signal"),
+        ("stop_grace_period", "spec.container.stop_grace"),
+    ] {
+        if let Some(found) = section.get(name) {
+            origins.add(spec_field, &found.path, found.node.at);
+        }
+    }
+    if section.get("image").is_none() {
+        report.error(field.at, &field.path, "image is required");
+    }
+    let mut spec = ServiceSpec {
+        name: format!("{}_{key}", around.stack),
+        labels: std::iter::once((STACK_LABEL.to_owned(), around.stack.to_owned())).collect(),
+        mode: Mode::Replicated { replicas: DEFAULT_REPLICAS },
+        container: container(&section, around, &mut origins, report),
+        resources: ResourceRequirements::default(),
+        restart: RestartPolicy::default(),
+        placement: PlacementPolicy::default(),
+        ports: section
+            .get("ports")
+            .map(|field| ports::read(&field, &mut origins, report))
+            .unwrap_or_default(),
+    };
+    if let Some(field) = section.get("networks") {
+        networks::check_attachments(&field, around.networks, report);
+    }
+    if let Some(field) = section.get("deploy") {
+        deploy::read(&field, &mut spec, &mut origins, report);
+    }
+    if report.errors() == errors_before {
+        report_violations(&spec, &origins, report);
+    }
+    Some(StackService { key: key.to_owned(), spec, origins })
+}
+
+/// What the cluster would refuse, at the place where it was written.
+fn report_violations(spec: &ServiceSpec, origins: &Origins, report: &mut Report) {
+    for violation in spec.violations().0 {
+        match origins.find(&violation.field) {
+            Some(origin) => report.error(origin.at, &origin.path, violation.description),
+            None => report.error_of_file(format!("{}: {}", violation.field, violation.description)),
+        }
+    }
+}
+
+fn container(
+    section: &Section<'_>,
+    around: &Surroundings<'_>,
+    origins: &mut Origins,
+    report: &mut Report,
+) -> ContainerSpec {
+    let text = |key: &str, report: &mut Report| {
+        section.get(key).and_then(|field| field.text(report)).unwrap_or_default()
+    };
+    let words = |key: &str, report: &mut Report| {
+        section.get(key).and_then(|field| field.words(report)).unwrap_or_default()
+    };
+    ContainerSpec {
+        image: text("image", report),
+        entrypoint: words("entrypoint", report),
+        command: words("command", report),
+        environment: environment::read(section, around.files, report),
+        labels: section.get("labels").map(|field| labels(&field, report)).unwrap_or_default(),
+        user: text("user", report),
+        working_dir: text("working_dir", report),
+        mounts: volumes::mounts(section, around.volumes, around.files, origins, report),
+        healthcheck: section.get("healthcheck").and_then(|field| healthcheck(&field, report)),
+        stop_signal: text("stop_signal", report),
+        stop_grace: duration(section, "stop_grace_period", report).unwrap_or(DEFAULT_STOP_GRACE),
+    }
+}
+
+/// Labels in either spelling.
+pub fn labels(field: &Field<'_>, report: &mut Report) -> std::collections::BTreeMap<String, String> {
+    let pairs = field.pairs(report).unwrap_or_default();
+    pairs.into_iter().map(|(name, value, _)| (name, value.unwrap_or_default())).collect()
+}
+
+fn duration(section: &Section<'_>, key: &str, report: &mut Report) -> Option<Duration> {
+    section.get(key)?.duration(report)
+}
+
+fn healthcheck(field: &Field<'_>, report: &mut Report) -> Option<Healthcheck> {
+    let section = field.section(keys::HEALTHCHECK, report)?;
+    let disable = section.get("disable").and_then(|field| field.boolean(report)).unwrap_or(false);
+    let test = match section.get("test") {
+        Some(test) if disable => {
+            test.error(report, "test and disable: true contradict each other");
+            None
+        }
+        Some(test) => health_test(&test, report),
+        None if disable => Some(HealthTest::Disabled),
+        None => {
+            field.error(report, "test is required: times alone cannot change the image's own check yet");
+            None
+        }
+    };
+    let retries = section.get("retries").and_then(|field| field.integer(0, 1_000_000, report));
+    Some(Healthcheck {
+        interval: duration(&section, "interval", report).unwrap_or_default(),
+        timeout: duration(&section, "timeout", report).unwrap_or_default(),
+        retries: retries.and_then(|retries| u32::try_from(retries).ok()).unwrap_or_default(),
+        start_period: duration(&section, "start_period", report).unwrap_or_default(),
+        test: test?,
+    })
+}
+
+fn health_test(field: &Field<'_>, report: &mut Report) -> Option<HealthTest> {
+    if field.scalar("", &mut Report::default()).is_some() {
+        return field.text(report).map(HealthTest::Shell);
+    }
+    let words = field.texts(report)?;
+    match words.split_first().map(|(kind, rest)| (kind.as_str(), rest)) {
+        Some(("NONE", [])) => Some(HealthTest::Disabled),
+        Some(("CMD", rest)) if !rest.is_empty() => Some(HealthTest::Exec(rest.to_vec())),
+        Some(("CMD-SHELL", [line])) => Some(HealthTest::Shell(line.clone())),
+        _ => {
+            field.error(
+                report,
+                "expected [CMD, program, argument...], [CMD-SHELL, line], [NONE] or one line of text",
+            );
+            None
+        }
+    }
+}
