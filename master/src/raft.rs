@@ -16,6 +16,8 @@ pub mod fatal;
 pub mod feed;
 pub mod identity;
 pub mod log_store;
+pub mod network;
+pub mod server;
 pub mod snapshot;
 pub mod state_machine;
 

@@ -27,10 +27,12 @@ const MAGIC: [u8; 8] = *b"SKEINSNP";
 const BLOCK: usize = 1 << 18;
 const MAX_HEADER: u32 = 1 << 20;
 
-/// A snapshot on disk: whole and checked, or just received.
+/// A snapshot on disk.
 #[derive(Debug)]
 pub struct SnapshotFile {
     pub path: PathBuf,
+    /// What it holds, when it was just received and read.
+    pub state: Option<Box<ClusterState>>,
 }
 
 /// Why a snapshot could not be written or read.
@@ -125,7 +127,7 @@ impl SnapshotFolder {
             Ok(())
         };
         adopt().map_err(|source| self.io(&name, source))?;
-        Ok(SnapshotFile { path: name })
+        Ok(SnapshotFile { path: name, state: None })
     }
 }
 

@@ -187,23 +187,23 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         meta: &SnapshotMeta,
         received: SnapshotFile,
     ) -> Result<(), io::Error> {
-        let (folder, path) = (self.folder.clone(), received.path);
-        let (read_meta, state) = tokio::task::spawn_blocking(move || {
-            let (read_meta, state) = snapshot::read(&path)?;
-            folder.adopt(&path, &Coverage::from(&read_meta))?;
-            Ok::<_, SnapshotError>((read_meta, state))
+        let (folder, covered) = (self.folder.clone(), meta.clone());
+        let state = tokio::task::spawn_blocking(move || {
+            let state = match received.state {
+                Some(state) => *state,
+                None => snapshot::read(&received.path)?.1,
+            };
+            folder.adopt(&received.path, &Coverage::from(&covered))?;
+            Ok::<_, SnapshotError>(state)
         })
         .await
         .map_err(io::Error::other)??;
-        if read_meta != *meta {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "the snapshot covers something else"));
-        }
         self.state = state;
-        self.last_applied = read_meta.last_log_id;
-        self.membership = read_meta.last_membership.clone();
+        self.last_applied = meta.last_log_id;
+        self.membership = meta.last_membership.clone();
         let revision = Revision(self.last_applied.map_or(0, |last| last.index));
         self.feed.reset(revision);
-        keep(&self.kept, read_meta);
+        keep(&self.kept, meta.clone());
         self.publish(&mut Pending { entries: 1, ..Pending::default() });
         Ok(())
     }
@@ -211,7 +211,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
         let meta = self.kept.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let path = self.folder.newest()?;
-        Ok(meta.zip(path).map(|(meta, path)| Snapshot { meta, snapshot: SnapshotFile { path } }))
+        Ok(meta.zip(path).map(|(meta, path)| Snapshot { meta, snapshot: SnapshotFile { path, state: None } }))
     }
 }
 

@@ -1,0 +1,105 @@
+//! Deaths and losses: what is acknowledged stays, what cannot be done is said quickly.
+
+use std::time::{Duration, Instant};
+
+use skein_master::store::{ProposeError, ReadError};
+
+use crate::harness::{Cluster, register, register_once};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_leader_dies_under_load_and_nothing_acknowledged_is_lost() {
+    let mut cluster = Cluster::start(3).await;
+    cluster.write(0..10).await;
+    let leader = cluster.leader().await;
+    let (survivor, other) = cluster.two_others(leader);
+    let writers: Vec<_> = (0..8_u64)
+        .map(|writer| {
+            let store = cluster.store(survivor).clone();
+            tokio::spawn(async move {
+                let mut acknowledged = Vec::new();
+                for number in (100 * (writer + 1)..).take(60) {
+                    // With a request id an unknown outcome is found out by itself.
+                    match store.propose(register_once(number)).await {
+                        Ok(committed) => acknowledged.push((number, committed.outcome.is_ok())),
+                        Err(error @ ProposeError::OutcomeUnknown { .. }) => panic!("{error}"),
+                        Err(_) => {}
+                    }
+                }
+                acknowledged
+            })
+        })
+        .collect();
+    cluster.until(survivor, |state| state.node_count() > 100).await;
+    let died = Instant::now();
+    cluster.kill(leader).await;
+    cluster.leader().await;
+    cluster.store(other).propose(register(20)).await.unwrap();
+    println!("leader dead -> first accepted write: {} ms", died.elapsed().as_millis());
+    let mut acknowledged = Vec::new();
+    for writer in writers {
+        acknowledged.extend(writer.await.unwrap());
+    }
+    assert!(acknowledged.len() > 400, "{}", acknowledged.len());
+    assert!(acknowledged.iter().all(|(_, accepted)| *accepted));
+    for node in [survivor, other] {
+        cluster.store(node).linearize().await.unwrap();
+        let state = cluster.store(node).snapshot();
+        for (number, _) in &acknowledged {
+            assert!(state.node_by_name(&format!("n{number}")).is_some(), "n{number} was acknowledged");
+        }
+    }
+    cluster.restart(leader).await;
+    let count = cluster.store(survivor).snapshot().node_count();
+    cluster.until(leader, |state| state.node_count() == count).await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_quorum_the_answer_is_quick_and_certain() {
+    let mut cluster = Cluster::start(3).await;
+    cluster.write(0..5).await;
+    let leader = cluster.leader().await;
+    let (one, other) = cluster.two_others(leader);
+    cluster.kill(one).await;
+    cluster.kill(other).await;
+
+    // The leader may not know yet: its answer may be "unknown", but it comes.
+    let asked = Instant::now();
+    let first = cluster.store(leader).propose(register(100)).await.unwrap_err();
+    assert!(matches!(first, ProposeError::OutcomeUnknown { .. } | ProposeError::NoLeader { .. }), "{first}");
+    assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
+    let mut leadership = cluster.store(leader).leadership();
+    leadership.wait_for(|seen| seen.leader_id.is_none()).await.unwrap();
+
+    let asked = Instant::now();
+    let refused = cluster.store(leader).propose(register(101)).await.unwrap_err();
+    assert!(matches!(refused, ProposeError::NoLeader { .. }), "{refused}");
+    let read = cluster.store(leader).linearize().await.unwrap_err();
+    assert!(matches!(read, ReadError::NoLeader { .. }), "{read}");
+    assert!(asked.elapsed() < Duration::from_secs(4), "{:?}", asked.elapsed());
+    // A stale read still works.
+    assert_eq!(cluster.store(leader).snapshot().node_count(), 5);
+
+    cluster.restart(one).await;
+    cluster.leader().await;
+    cluster.write(200..205).await;
+    assert!(cluster.store(leader).snapshot().node_by_name("n101").is_none());
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_survivor_alone_says_no_leader() {
+    let mut cluster = Cluster::start(3).await;
+    let leader = cluster.leader().await;
+    let (one, other) = cluster.two_others(leader);
+    cluster.kill(leader).await;
+    cluster.kill(one).await;
+    let mut leadership = cluster.store(other).leadership();
+    leadership.wait_for(|seen| seen.leader_id.is_none()).await.unwrap();
+    let asked = Instant::now();
+    let refused = cluster.store(other).propose(register(1)).await.unwrap_err();
+    assert!(matches!(refused, ProposeError::NoLeader { .. }), "{refused}");
+    assert!(cluster.store(other).linearize().await.is_err());
+    assert!(asked.elapsed() < Duration::from_secs(4), "{:?}", asked.elapsed());
+    cluster.stop().await;
+}
