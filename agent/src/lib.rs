@@ -2,4 +2,5 @@
 //!
 //! Invariant: decisions are made in `skein-agent-core`; this crate executes them.
 
+pub mod clock;
 pub mod runtime;

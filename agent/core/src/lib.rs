@@ -18,4 +18,4 @@ pub use action::{Action, Finished, Success};
 pub use assignments::{Assignments, Verdict};
 pub use container::{ContainerStatus, Health, RuntimeError, SeenContainer};
 pub use reconcile::{Checkpoint, NodeState, Plan};
-pub use seen::{Look, Sequence};
+pub use seen::{Glance, Look, Sequence};

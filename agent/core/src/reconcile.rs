@@ -22,7 +22,7 @@ use crate::{
     image::Images,
     lifecycle::{self, Goal, Next, Situation},
     record::{Ending, Record},
-    seen::{Look, Seen},
+    seen::{Glance, Look, Seen},
 };
 
 /// What survives the agent.
@@ -111,6 +111,11 @@ impl NodeState {
     /// The engine was asked and answered.
     pub fn look(&mut self, look: Look) {
         self.seen.absorb(look);
+    }
+
+    /// The engine was asked for one container. After a step, give this before [`Self::finish`].
+    pub fn glance(&mut self, glance: Glance) {
+        self.seen.glance(glance);
     }
 
     /// The engine answers again: what waited for it waits no longer.

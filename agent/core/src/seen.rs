@@ -26,6 +26,18 @@ pub struct Look {
     pub containers: Vec<SeenContainer>,
 }
 
+/// What the engine said of one container: cheaper to ask for than a [`Look`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Glance {
+    /// Drawn before the engine was asked.
+    pub at: Sequence,
+    pub instance: InstanceId,
+    /// The engine's id.
+    pub container: String,
+    /// `None` = it is gone.
+    pub found: Option<SeenContainer>,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Seen {
     instances: BTreeMap<InstanceId, SeenInstance>,
@@ -75,6 +87,16 @@ impl Seen {
                 containers.sort_by_key(|container| container.attempt);
                 *seen = SeenInstance { at: look.at, containers };
             }
+        }
+    }
+
+    pub(crate) fn glance(&mut self, glance: Glance) {
+        let seen = self.instances.entry(glance.instance).or_default();
+        if glance.at > seen.at {
+            seen.at = glance.at;
+            seen.containers.retain(|known| known.id != glance.container);
+            seen.containers.extend(glance.found);
+            seen.containers.sort_by_key(|container| container.attempt);
         }
     }
 
