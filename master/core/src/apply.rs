@@ -198,3 +198,6 @@ fn last_of_each(changes: Vec<Change>) -> Vec<Change> {
     kept.reverse();
     kept
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,6 +9,8 @@ pub mod command;
 pub mod invariant;
 pub mod liveness;
 pub mod orchestrator;
+#[cfg(test)]
+mod properties;
 pub mod scheduler;
 pub mod state;
 #[cfg(any(test, feature = "testing"))]

@@ -268,17 +268,21 @@ impl Cluster {
         let node = instance.node?;
         self.state.node(node).filter(|node| node.liveness == Liveness::Ready)?;
         let phase = instance.observed.progress.phase;
+        let attempt = instance.observed.progress.attempt;
         let news = match instance.desired {
-            Desired::Run if phase < Phase::Ready => self.observed(instance, Phase::Ready),
-            Desired::Stop if !phase.is_terminal() => self.observed(instance, Phase::Stopped),
             Desired::Remove => News::Gone,
-            Desired::Run | Desired::Stop => return None,
+            Desired::Run | Desired::Stop if phase.is_terminal() => return None,
+            Desired::Stop => self.observed(instance, attempt, Phase::Stopped),
+            Desired::Run if phase == Phase::Ready => return None,
+            Desired::Run if phase < Phase::Ready => self.observed(instance, attempt, Phase::Ready),
+            // It was on its way down: the next attempt is as good as wished.
+            Desired::Run => self.observed(instance, attempt + 1, Phase::Ready),
         };
         Some(Report { node, instance: instance.id, news })
     }
 
-    fn observed(&self, instance: &Instance, phase: Phase) -> News {
-        let progress = Progress { phase, ..instance.observed.progress };
+    fn observed(&self, instance: &Instance, attempt: u32, phase: Phase) -> News {
+        let progress = Progress { attempt, phase };
         News::Observed(Observed { progress, at: self.now, ..instance.observed.clone() })
     }
 

@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use skein_common::ServiceId;
+use skein_common::{
+    ServiceId,
+    instance::{Instance, Phase},
+};
 
 use crate::state::{Change, ClusterState, Service};
 
@@ -43,10 +46,11 @@ impl Scope {
             Change::Service { service, .. } => {
                 services.insert(service.id);
             }
-            Change::Instance { instance, deleted } => {
+            Change::Instance { instance, deleted } if *deleted || matters(instance) => {
                 services.insert(instance.service);
                 *pending |= *deleted || instance.observed.progress.phase.is_terminal();
             }
+            Change::Instance { .. } => {}
             Change::Event(_) => {}
         }
     }
@@ -68,5 +72,16 @@ impl Scope {
             Self::All | Self::Only { pending: true, .. } => true,
             Self::Only { services, pending: false } => services.contains(&service),
         }
+    }
+}
+
+/// Between its beginning and Ready, and between Ready and its end, an instance gives the planner
+/// nothing to do.
+fn matters(instance: &Instance) -> bool {
+    use Phase::{Assigned, Creating, Draining, Failed, Pending, Pulling, Ready, Rejected};
+    use Phase::{Running, Starting, Stopped, Stopping};
+    match instance.observed.progress.phase {
+        Pulling | Creating | Starting | Running | Draining | Stopping => false,
+        Pending | Assigned | Ready | Stopped | Failed | Rejected => true,
     }
 }
