@@ -53,6 +53,10 @@ bench: setup release ## Measure and print the tables (release build; unpacks Deb
 	@tests/setup.sh etcd
 	PATH="$(TARGET)/tools/usr/bin:$$PATH" $(CARGO) bench $(LOCKED) -p skein-tests $(if $(ARGS),-- $(ARGS))
 
+.PHONY: soak
+soak: setup build ## Kill everything at random for ten minutes under load, then check (ARGS='--minutes 2 --seed 7')
+	@$(TARGET)/debug/soak $(ARGS)
+
 .PHONY: lint
 lint: ## Check the formatting and run clippy (and cargo-deny where installed)
 	$(CARGO) fmt --all --check

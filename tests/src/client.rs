@@ -29,6 +29,18 @@ const PATIENCE: Duration = Duration::from_secs(15);
 const PAUSE: Duration = Duration::from_millis(50);
 const PAGE: u32 = 1000;
 
+/// `call` with a method of a generated client, repeated with the same request.
+macro_rules! ask {
+    ($client:ident, $stub:ident::$method:ident, $request:ident) => {
+        $client
+            .call(|channel| {
+                let request = $request.clone();
+                async move { $stub::new(channel).$method(request).await }
+            })
+            .await
+    };
+}
+
 /// All masters of one cluster.
 #[derive(Debug)]
 pub struct Client {
@@ -96,7 +108,10 @@ impl Client {
     ///
     /// # Errors
     /// The first answer that will not change, or the last one when the patience is over.
-    pub async fn call<T>(&self, mut call: impl AsyncFnMut(Channel) -> Answer<T>) -> Result<T, Status> {
+    pub async fn call<T, F>(&self, mut call: impl FnMut(Channel) -> F) -> Result<T, Status>
+    where
+        F: Future<Output = Answer<T>> + Send,
+    {
         let start = Instant::now();
         let mut tried = 0;
         loop {
@@ -124,9 +139,7 @@ impl Client {
             request_id: self.request_id(),
             ..v1::ApplyServiceRequest::default()
         };
-        let answer = self
-            .call(async |channel| ServiceServiceClient::new(channel).apply_service(request.clone()).await)
-            .await?;
+        let answer = ask!(self, ServiceServiceClient::apply_service, request)?;
         answer.service.ok_or_else(|| absent("service"))
     }
 
@@ -139,9 +152,7 @@ impl Client {
             request_id: self.request_id(),
             ..v1::ScaleServiceRequest::default()
         };
-        let answer = self
-            .call(async |channel| ServiceServiceClient::new(channel).scale_service(request.clone()).await)
-            .await?;
+        let answer = ask!(self, ServiceServiceClient::scale_service, request)?;
         answer.service.ok_or_else(|| absent("service"))
     }
 
@@ -153,9 +164,7 @@ impl Client {
             request_id: self.request_id(),
             ..v1::DeleteServiceRequest::default()
         };
-        self.call(async |channel| ServiceServiceClient::new(channel).delete_service(request.clone()).await)
-            .await
-            .map(drop)
+        ask!(self, ServiceServiceClient::delete_service, request).map(drop)
     }
 
     /// # Errors
@@ -163,9 +172,7 @@ impl Client {
     pub async fn service(&self, service: &str) -> Result<Service, Status> {
         let request =
             v1::GetServiceRequest { service: service.to_owned(), ..v1::GetServiceRequest::default() };
-        let answer = self
-            .call(async |channel| ServiceServiceClient::new(channel).get_service(request.clone()).await)
-            .await?;
+        let answer = ask!(self, ServiceServiceClient::get_service, request)?;
         answer.service.ok_or_else(|| absent("service"))
     }
 
@@ -181,11 +188,7 @@ impl Client {
         };
         let mut all = Vec::new();
         loop {
-            let page = self
-                .call(async |channel| {
-                    InstanceServiceClient::new(channel).list_instances(request.clone()).await
-                })
-                .await?;
+            let page = ask!(self, InstanceServiceClient::list_instances, request)?;
             all.extend(page.instances);
             if page.next_page_token.is_empty() {
                 return Ok(all);
@@ -198,9 +201,7 @@ impl Client {
     /// As [`Client::call`].
     pub async fn nodes(&self) -> Result<Vec<Node>, Status> {
         let request = v1::ListNodesRequest { page_size: PAGE, ..v1::ListNodesRequest::default() };
-        let answer = self
-            .call(async |channel| NodeServiceClient::new(channel).list_nodes(request.clone()).await)
-            .await?;
+        let answer = ask!(self, NodeServiceClient::list_nodes, request)?;
         Ok(answer.nodes)
     }
 
@@ -213,9 +214,7 @@ impl Client {
             request_id: self.request_id(),
             ..v1::UpdateNodeRequest::default()
         };
-        let answer = self
-            .call(async |channel| NodeServiceClient::new(channel).update_node(request.clone()).await)
-            .await?;
+        let answer = ask!(self, NodeServiceClient::update_node, request)?;
         answer.node.ok_or_else(|| absent("node"))
     }
 
@@ -225,9 +224,7 @@ impl Client {
     /// As [`Client::call`].
     pub async fn events(&self) -> Result<Vec<v1::Event>, Status> {
         let request = v1::ListEventsRequest { page_size: PAGE, ..v1::ListEventsRequest::default() };
-        let answer = self
-            .call(async |channel| EventServiceClient::new(channel).list_events(request.clone()).await)
-            .await?;
+        let answer = ask!(self, EventServiceClient::list_events, request)?;
         Ok(answer.events)
     }
 

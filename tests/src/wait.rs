@@ -61,6 +61,11 @@ pub async fn throughout(
     Ok(())
 }
 
+/// Lets a fault act for this long: for soaks, never to give something the time to become so.
+pub async fn let_pass(time: Duration) {
+    tokio::time::sleep(time).await; // polls: nothing, the time itself is the fault
+}
+
 /// The answer of a look: so, or what was seen instead.
 ///
 /// # Errors

@@ -123,6 +123,28 @@ impl Watcher {
         Ok(())
     }
 
+    /// At no moment two live instances of one slot, as the masters see it.
+    ///
+    /// # Errors
+    /// The first moment it was otherwise.
+    pub fn check_one_live_per_slot(&self) -> Result<(), String> {
+        let mut now = BTreeMap::new();
+        for seen in self.history() {
+            replay(&mut now, &seen);
+            // Amid a snapshot not everybody is there yet, but nobody is there twice either.
+            let mut holders = BTreeMap::new();
+            for instance in now.values().filter(|instance| is_live(instance)) {
+                let node = if instance.slot == 0 { instance.node_id.as_str() } else { "" };
+                let slot = (instance.service_id.as_str(), instance.slot, node);
+                if let Some(other) = holders.insert(slot, &instance.id) {
+                    let at = revision_of(&seen).unwrap_or(0);
+                    return Err(format!("{} is held by {other} and {} at {at}", instance.name, instance.id));
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// The least number of instances that were wanted and Ready at any moment, counted from the
     /// first moment there were `from` of them.
     #[must_use]
@@ -153,6 +175,15 @@ impl Drop for Watcher {
 pub fn is_ready(instance: &Instance) -> bool {
     instance.desired() == Desired::Run
         && instance.observed.as_ref().is_some_and(|observed| observed.phase() == Phase::Ready)
+}
+
+/// Holds its slot.
+fn is_live(instance: &Instance) -> bool {
+    let ended = instance
+        .observed
+        .as_ref()
+        .is_some_and(|observed| matches!(observed.phase(), Phase::Stopped | Phase::Failed | Phase::Rejected));
+    instance.desired() == Desired::Run && !instance.lost && !ended
 }
 
 fn replay(now: &mut BTreeMap<String, Instance>, seen: &Seen) {
