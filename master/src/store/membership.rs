@@ -128,9 +128,12 @@ impl Inner {
         let members = self.members();
         check_new(&members, id, &master)?;
         self.peers.get(id, &master).map_err(|error| MembershipError::Refused(error.to_string()))?;
-        if members.get_node(&id).is_none() {
-            let node = BTreeMap::from([(id, master.clone())]);
-            self.change_membership(ChangeMembers::AddNodes(node)).await?;
+        let node = BTreeMap::from([(id, master.clone())]);
+        match members.get_node(&id) {
+            None => self.change_membership(ChangeMembers::AddNodes(node)).await?,
+            // Only the API's address may differ: a master announces its own (`leadership::announce`).
+            Some(known) if *known != master => self.change_membership(ChangeMembers::SetNodes(node)).await?,
+            Some(_) => {}
         }
         if members.voter_ids().any(|voter| voter == id) {
             return Ok(());
@@ -227,7 +230,7 @@ fn check_new(members: &StoredMembership, id: u64, master: &MemberNode) -> Result
     for (known_id, known) in members.nodes() {
         let refusal = if *known_id == id && known.name != master.name {
             format!("{} and {} have the same number: choose another name", master.name, known.name)
-        } else if known.name == master.name && known != master {
+        } else if known.name == master.name && known.cluster_address != master.cluster_address {
             format!("{} is a member with other addresses: remove it first", master.name)
         } else if known.name != master.name && known.cluster_address == master.cluster_address {
             format!("{} has the cluster address {}", known.name, known.cluster_address)
