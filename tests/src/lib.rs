@@ -9,6 +9,7 @@ pub mod docker;
 pub mod http;
 pub mod ports;
 pub mod process;
+pub mod sim;
 pub mod soak;
 pub mod spec;
 pub mod wait;

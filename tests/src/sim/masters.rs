@@ -1,0 +1,417 @@
+//! The leader's work: plan, judge, collect reports, tell agents.
+//!
+//! Invariant: what the leader does here is what `skein-master` does: one plan and one batch of
+//! reports under way at a time, everything else level-triggered; all of it is gone with the term.
+//! Deliberately not here: decisions (`skein_master_core`), the log (`raft`).
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use skein_common::{
+    InstanceId, NodeId, Timestamp,
+    assignment::{Assignment, AssignmentContent, AssignmentUpdate},
+    instance::{Instance, InstanceReport, Slot},
+    node::Liveness as Belief,
+};
+use skein_master_core::{
+    Applied, ClusterState, Command, CommandKind,
+    command::{Actor, Report, Verdict},
+    liveness::{Liveness, LivenessConfig},
+    orchestrator::{self, Scope},
+};
+
+use super::{
+    Event, World, check,
+    network::{Message, StreamId, Way},
+    raft::Origin,
+};
+
+const SILENCE: u64 = 6_000;
+const TICK: u64 = 500;
+
+#[derive(Debug)]
+pub struct Leader {
+    pub term: u64,
+    /// When it began, for the check of its verdicts.
+    pub since: u64,
+    /// What it last saw applied; stands still once it is cut off.
+    state: ClusterState,
+    sessions: BTreeMap<usize, Session>,
+    hellos: BTreeMap<StreamId, Vec<InstanceReport>>,
+    liveness: Liveness,
+    /// When each node was last heard, kept apart from `liveness` to check it.
+    pub heard: BTreeMap<NodeId, u64>,
+    /// Nodes that were late when it began.
+    pub late: BTreeSet<NodeId>,
+    scope: Scope,
+    planning: bool,
+    reports: Vec<Report>,
+    reporting: bool,
+    judging: bool,
+}
+
+#[derive(Debug)]
+struct Session {
+    stream: StreamId,
+    heard: u64,
+    generation: u64,
+    sent: BTreeMap<InstanceId, Assignment>,
+}
+
+impl Session {
+    fn everything(&mut self, term: u64, now: BTreeMap<InstanceId, Assignment>) -> AssignmentUpdate {
+        self.generation += 1;
+        self.sent = now;
+        let content = AssignmentContent::Full(self.sent.values().cloned().collect());
+        AssignmentUpdate { term, generation: self.generation, content }
+    }
+
+    /// What the agent has not been told yet.
+    fn increment(&mut self, term: u64, now: BTreeMap<InstanceId, Assignment>) -> Option<AssignmentUpdate> {
+        let told = |id: &InstanceId, new: &Assignment| {
+            self.sent.get(id).is_some_and(|old| Assignment { attempt: old.attempt, ..new.clone() } == *old)
+        };
+        let upserts: Vec<_> =
+            now.iter().filter(|(id, new)| !told(id, new)).map(|(_, new)| new.clone()).collect();
+        let removals: Vec<_> = self.sent.keys().filter(|id| !now.contains_key(id)).copied().collect();
+        if upserts.is_empty() && removals.is_empty() {
+            return None;
+        }
+        let from = self.generation;
+        self.generation += 1;
+        self.sent = now;
+        Some(AssignmentUpdate {
+            term,
+            generation: self.generation,
+            content: AssignmentContent::Delta { from, upserts, removals },
+        })
+    }
+}
+
+fn assignments(state: &ClusterState, node: NodeId) -> BTreeMap<InstanceId, Assignment> {
+    state
+        .instances_on(node)
+        .filter_map(|instance| Some((instance.id, assignment(state, instance)?)))
+        .collect()
+}
+
+fn assignment(state: &ClusterState, instance: &Instance) -> Option<Assignment> {
+    let spec = state.spec_of(instance)?;
+    let slot = match instance.slot {
+        Slot::Number(number) => number,
+        Slot::Node(_) => 0,
+    };
+    Some(Assignment {
+        instance: instance.id,
+        service: instance.service,
+        service_name: spec.name.clone(),
+        slot,
+        generation: instance.generation,
+        desired: instance.desired,
+        container: spec.container.clone(),
+        resources: spec.resources,
+        restart: spec.restart,
+        ports: instance.ports.clone(),
+        attempt: instance.observed.progress.attempt,
+    })
+}
+
+impl World {
+    pub(super) fn master_time(&self, master: usize) -> Timestamp {
+        self.wall(self.master_skew[master])
+    }
+
+    fn command(&self, master: usize, actor: Actor, kind: CommandKind) -> Command {
+        Command { request: None, at: self.master_time(master), actor, kind }
+    }
+
+    fn leader(&mut self, master: usize, term: u64) -> Option<&mut Leader> {
+        self.masters[master].leads.as_deref_mut().filter(|leader| leader.term == term)
+    }
+
+    /// Leadership begins.
+    pub(super) fn lead(&mut self, master: usize) {
+        let (term, state) = (self.raft.term, self.raft.state.clone());
+        let now = Duration::from_millis(self.now);
+        let liveness = Liveness::new(LivenessConfig::default(), now, state.nodes().map(Arc::as_ref));
+        let late =
+            state.nodes().filter(|node| node.liveness == Belief::Unknown).map(|node| node.id).collect();
+        self.masters[master].leads = Some(Box::new(Leader {
+            term,
+            since: self.now,
+            state,
+            sessions: BTreeMap::new(),
+            hellos: BTreeMap::new(),
+            liveness,
+            heard: BTreeMap::new(),
+            late,
+            scope: Scope::All,
+            planning: false,
+            reports: Vec::new(),
+            reporting: false,
+            judging: false,
+        }));
+        if self.raft.state.cluster_id().is_none() {
+            let id = skein_common::ClusterId::from_random(self.dice.bits());
+            let form = self.command(
+                master,
+                Actor::Controller("bootstrap".to_owned()),
+                CommandKind::FormCluster { id },
+            );
+            self.propose(master, term, form, Origin::Nobody);
+        }
+        self.after(TICK, TICK + 1, Event::Tick { master, term });
+        self.plan(master, term);
+    }
+
+    pub(super) fn committed(&mut self, origin: Origin, applied: Applied) {
+        let Some(master) = self.raft.leader else { return };
+        let (term, state) = (self.raft.term, self.raft.state.clone());
+        let Some(leader) = self.leader(master, term) else { return };
+        leader.state = state;
+        applied.changes.iter().for_each(|change| leader.scope.add(change));
+        match origin {
+            Origin::Nobody => {}
+            Origin::Planner => leader.planning = false,
+            Origin::Reports => leader.reporting = false,
+            Origin::Judge => leader.judging = false,
+            Origin::Registration { stream } => self.registered(master, term, stream, applied.outcome.is_ok()),
+            Origin::User { sequence } => self.user_answered(sequence, applied.outcome),
+        }
+        self.tell_agents(master, term);
+        self.plan(master, term);
+        self.pass_on_reports(master, term);
+    }
+
+    pub(super) fn plan(&mut self, master: usize, term: u64) {
+        let now = self.master_time(master);
+        let mut dice = self.dice.clone();
+        let Some(leader) = self.leader(master, term) else { return };
+        if leader.planning || leader.scope.is_nothing() {
+            return;
+        }
+        let scope = std::mem::take(&mut leader.scope);
+        let mut ids = || InstanceId::from_random(dice.bits());
+        let planned = orchestrator::plan(&leader.state, &scope, now, &mut ids);
+        let empty = planned.plan.is_empty();
+        leader.planning = !empty;
+        let baseless = check::baseless_ends(&leader.state, &planned.plan);
+        self.dice = dice;
+        if let Some(baseless) = baseless {
+            self.fail(baseless);
+        }
+        if let Some(at) = planned.wake_at {
+            let wait = at.unix_ms().saturating_sub(now.unix_ms());
+            self.after(wait, wait + 1, Event::PlanAll { master, term });
+        }
+        if !empty {
+            let plan = self.command(
+                master,
+                Actor::Controller("planner".to_owned()),
+                CommandKind::Plan(planned.plan),
+            );
+            self.propose(master, term, plan, Origin::Planner);
+        }
+    }
+
+    pub(super) fn plan_all(&mut self, master: usize, term: u64) {
+        if let Some(leader) = self.leader(master, term) {
+            leader.scope = Scope::All;
+            self.plan(master, term);
+        }
+    }
+
+    pub(super) fn tick(&mut self, master: usize, term: u64) {
+        let now = self.now;
+        let Some(leader) = self.leader(master, term) else { return };
+        let silent: Vec<_> =
+            leader.sessions.values().filter(|s| now - s.heard > SILENCE).map(|s| s.stream).collect();
+        silent.into_iter().for_each(|stream| self.end_session(master, stream));
+        self.judge(master, term);
+        self.after(TICK, TICK + 1, Event::Tick { master, term });
+    }
+
+    fn judge(&mut self, master: usize, term: u64) {
+        let now = Duration::from_millis(self.now);
+        let Some(leader) = self.leader(master, term).filter(|leader| !leader.judging) else { return };
+        let verdicts: Vec<Verdict> = leader.liveness.judge(&leader.state, now).verdicts;
+        if verdicts.is_empty() {
+            return;
+        }
+        leader.judging = true;
+        let actor = Actor::Controller("liveness".to_owned());
+        let command = self.command(master, actor, CommandKind::JudgeNodes { verdicts });
+        self.propose(master, term, command, Origin::Judge);
+    }
+
+    pub(super) fn master_receives(&mut self, stream: StreamId, message: Message) {
+        let Some((node, master)) = self.network.streams.get(&stream).map(|known| (known.node, known.master))
+        else {
+            return;
+        };
+        if !self.masters[master].up {
+            // Connection refused, unless the caller has just given up too.
+            if !matches!(message, Message::Closed) {
+                self.send(stream, Way::ToAgent, Message::Closed);
+            }
+            return;
+        }
+        let Some(term) = self.masters[master].leads.as_ref().map(|leader| leader.term) else {
+            let leader = self.raft.leader;
+            if !matches!(message, Message::Closed) {
+                self.send(stream, Way::ToAgent, Message::Redirect { leader });
+            }
+            return;
+        };
+        match message {
+            Message::Hello { incarnation, term: obeyed, held } => {
+                if obeyed > term {
+                    return self.send(stream, Way::ToAgent, Message::Closed);
+                }
+                self.hear(master, node);
+                self.register(master, term, stream, (incarnation, held));
+            }
+            Message::Closed => self.forget_session(master, stream),
+            Message::Heartbeat => {
+                if self.in_session(master, node, stream) {
+                    self.hear(master, node);
+                    self.send(stream, Way::ToAgent, Message::HeartbeatAnswer);
+                }
+            }
+            Message::Report(reports) => {
+                if self.in_session(master, node, stream) {
+                    self.hear(master, node);
+                    self.collect(master, term, node, reports);
+                }
+            }
+            Message::Resync => self.resync(master, term, node, stream),
+            Message::Welcome { .. }
+            | Message::Redirect { .. }
+            | Message::HeartbeatAnswer
+            | Message::Assign(_) => {}
+        }
+    }
+
+    fn in_session(&mut self, master: usize, node: usize, stream: StreamId) -> bool {
+        let now = self.now;
+        let session = self.masters[master].leads.as_mut().and_then(|leader| leader.sessions.get_mut(&node));
+        let Some(session) = session.filter(|session| session.stream == stream) else { return false };
+        session.heard = now;
+        true
+    }
+
+    fn hear(&mut self, master: usize, node: usize) {
+        let (id, now) = (self.nodes[node].id, self.now);
+        if let Some(leader) = &mut self.masters[master].leads {
+            leader.heard.insert(id, now);
+            leader.liveness.heard(id, Duration::from_millis(now));
+        }
+    }
+
+    fn register(&mut self, master: usize, term: u64, stream: StreamId, hello: (u64, Vec<InstanceReport>)) {
+        let Some(node) = self.network.streams.get(&stream).map(|known| known.node) else { return };
+        let (incarnation, held) = hello;
+        let (id, description) = (self.nodes[node].id, self.nodes[node].description.clone());
+        if let Some(leader) = self.leader(master, term) {
+            leader.hellos.insert(stream, held);
+        }
+        let kind = CommandKind::RegisterNode { id, description, incarnation };
+        let command = self.command(master, Actor::Agent(id), kind);
+        self.propose(master, term, command, Origin::Registration { stream });
+    }
+
+    fn registered(&mut self, master: usize, term: u64, stream: StreamId, accepted: bool) {
+        let now = self.now;
+        let Some(node) = self.network.streams.get(&stream).map(|known| known.node) else { return };
+        let id = self.nodes[node].id;
+        let Some(leader) = self.leader(master, term) else { return };
+        let Some(held) = leader.hellos.remove(&stream) else { return };
+        if !accepted {
+            return self.send(stream, Way::ToAgent, Message::Closed);
+        }
+        let mut session = Session { stream, heard: now, generation: 0, sent: BTreeMap::new() };
+        let update = session.everything(term, assignments(&leader.state, id));
+        let before = leader.sessions.insert(node, session);
+        if let Some(before) = before.filter(|before| before.stream != stream) {
+            self.send(before.stream, Way::ToAgent, Message::Closed);
+        }
+        self.collect(master, term, node, held);
+        self.send(stream, Way::ToAgent, Message::Welcome { term });
+        self.send(stream, Way::ToAgent, Message::Assign(update));
+    }
+
+    fn resync(&mut self, master: usize, term: u64, node: usize, stream: StreamId) {
+        if !self.in_session(master, node, stream) {
+            return;
+        }
+        let id = self.nodes[node].id;
+        let Some(leader) = self.leader(master, term) else { return };
+        let now = assignments(&leader.state, id);
+        let Some(session) = leader.sessions.get_mut(&node) else { return };
+        let update = session.everything(term, now);
+        self.send(stream, Way::ToAgent, Message::Assign(update));
+    }
+
+    fn collect(&mut self, master: usize, term: u64, node: usize, reports: Vec<InstanceReport>) {
+        let id = self.nodes[node].id;
+        let Some(leader) = self.leader(master, term) else { return };
+        let reports = reports.into_iter().map(|r| Report { node: id, instance: r.instance, news: r.news });
+        leader.reports.extend(reports);
+        self.pass_on_reports(master, term);
+    }
+
+    /// Whatever came while the last batch was under way is the next one.
+    fn pass_on_reports(&mut self, master: usize, term: u64) {
+        let Some(leader) = self.leader(master, term) else { return };
+        if leader.reporting || leader.reports.is_empty() {
+            return;
+        }
+        leader.reporting = true;
+        let reports = std::mem::take(&mut leader.reports);
+        let actor = Actor::Controller("reports".to_owned());
+        let command = self.command(master, actor, CommandKind::Observe { reports });
+        self.propose(master, term, command, Origin::Reports);
+    }
+
+    fn tell_agents(&mut self, master: usize, term: u64) {
+        let ids: Vec<NodeId> = self.nodes.iter().map(|node| node.id).collect();
+        let Some(leader) = self.leader(master, term) else { return };
+        let mut messages = Vec::new();
+        let mut unknown = BTreeSet::new();
+        for (node, session) in &mut leader.sessions {
+            if leader.state.node(ids[*node]).is_none() {
+                unknown.insert(session.stream);
+            } else if let Some(update) = session.increment(term, assignments(&leader.state, ids[*node])) {
+                messages.push((session.stream, update));
+            }
+        }
+        for (stream, update) in messages {
+            self.send(stream, Way::ToAgent, Message::Assign(update));
+        }
+        unknown.into_iter().for_each(|stream| self.end_session(master, stream));
+    }
+
+    fn end_session(&mut self, master: usize, stream: StreamId) {
+        self.forget_session(master, stream);
+        self.send(stream, Way::ToAgent, Message::Closed);
+    }
+
+    fn forget_session(&mut self, master: usize, stream: StreamId) {
+        if let Some(leader) = &mut self.masters[master].leads {
+            leader.sessions.retain(|_, session| session.stream != stream);
+            leader.hellos.remove(&stream);
+        }
+    }
+
+    /// Every agent connected to this master notices.
+    pub(super) fn close_streams_of(&mut self, master: usize) {
+        let streams: Vec<_> =
+            self.network.streams.iter().filter(|(_, s)| s.master == master).map(|(id, _)| *id).collect();
+        for stream in streams {
+            self.send(stream, Way::ToAgent, Message::Closed);
+        }
+    }
+}

@@ -1,0 +1,292 @@
+//! A user: one command at a time, each repeated under its request id until it is answered.
+//!
+//! Invariant: `expected` is what was acknowledged, no more and no less, except for the service or
+//! node of the command that has no answer yet.
+//! Deliberately not here: the wire and the lookup by a real master (`master/src/grpc`).
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use skein_common::{
+    NodeId, Resources, ServiceId,
+    node::Availability,
+    service::{
+        ContainerSpec, Mode, PlacementPolicy, PortSpec, Protocol, Publish, ResourceRequirements,
+        RestartCondition, RestartPolicy, ServiceSpec,
+    },
+};
+use skein_master_core::{
+    Command, CommandKind, Outcome, Rejection,
+    command::{Actor, RequestKey},
+};
+
+use super::{
+    Event, World,
+    engine::{CHECKED_IMAGE, REMOTE_IMAGE},
+    raft::Origin,
+};
+
+const NAMES: [&str; 5] = ["web", "api", "db", "log", "job"];
+const MOST_REPLICAS: u64 = 5;
+const MIB: u64 = 1 << 20;
+
+/// What a user asks for.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Wish {
+    Create(Arc<ServiceSpec>),
+    Update(Arc<ServiceSpec>),
+    Scale {
+        name: String,
+        replicas: u32,
+    },
+    Delete {
+        name: String,
+    },
+    Allow {
+        node: usize,
+        availability: Availability,
+    },
+    /// Of a node that is down, or by force.
+    Forget {
+        node: usize,
+        force: bool,
+    },
+}
+
+#[derive(Debug, Clone)]
+pub struct Asked {
+    sequence: u64,
+    wish: Wish,
+    /// Different for every try, as the API's is.
+    tries: u64,
+}
+
+#[derive(Debug, Default)]
+pub struct User {
+    pub open: Option<Asked>,
+    asked: u64,
+    pub answered: u64,
+    pub expected: BTreeMap<String, Arc<ServiceSpec>>,
+    pub availability: BTreeMap<NodeId, Availability>,
+    /// What only a scenario wants: no more wishes.
+    pub silent: bool,
+}
+
+impl Wish {
+    pub fn service(&self) -> Option<&str> {
+        match self {
+            Self::Create(spec) | Self::Update(spec) => Some(&spec.name),
+            Self::Scale { name, .. } | Self::Delete { name } => Some(name),
+            Self::Allow { .. } | Self::Forget { .. } => None,
+        }
+    }
+}
+
+impl User {
+    /// The service an unanswered command is about: nothing is known of it.
+    pub fn doubts(&self, name: &str) -> bool {
+        self.open.as_ref().is_some_and(|asked| asked.wish.service() == Some(name))
+    }
+}
+
+impl World {
+    pub(super) fn user_turn(&mut self) {
+        if self.user.open.is_none() && !self.user.silent {
+            let wish = self.think();
+            self.ask(wish);
+        }
+        if !self.calm {
+            self.after(300, 6_000, Event::UserTurn);
+        }
+    }
+
+    pub(super) fn ask(&mut self, wish: Wish) {
+        self.user.asked += 1;
+        self.note(format!("user wants {wish:?}"));
+        let sequence = self.user.asked;
+        self.user.open = Some(Asked { sequence, wish, tries: 0 });
+        self.user_tries(sequence);
+    }
+
+    /// Sends it (again), to whichever master leads or believes to.
+    pub(super) fn user_tries(&mut self, sequence: u64) {
+        let Some(asked) = self.user.open.as_mut().filter(|asked| asked.sequence == sequence) else { return };
+        asked.tries += 1;
+        self.after(1_000, 3_000, Event::UserTries { sequence });
+        let claims: Vec<_> = (0..self.masters.len()).filter(|m| self.masters[*m].leads.is_some()).collect();
+        let Some(master) = self.dice.pick(&claims) else { return };
+        self.after(1, 20, Event::UserArrives { sequence, master });
+    }
+
+    pub(super) fn user_arrives(&mut self, sequence: u64, master: usize) {
+        let Some(asked) = self.user.open.clone().filter(|asked| asked.sequence == sequence) else { return };
+        let Some(term) = self.masters[master].leads.as_ref().map(|leader| leader.term) else { return };
+        let Some(kind) = self.translate(&asked) else { return self.conclude(sequence, None) };
+        let request = Some(RequestKey { id: format!("user-{sequence}"), fingerprint: sequence });
+        let command = Command { request, at: self.master_time(master), actor: Actor::User, kind };
+        self.propose(master, term, command, Origin::User { sequence });
+    }
+
+    /// `None`: there is no such service or node.
+    fn translate(&mut self, asked: &Asked) -> Option<CommandKind> {
+        let state = &self.raft.state;
+        let id = |name: &str| -> Option<ServiceId> { Some(state.service_by_name(name)?.id) };
+        // A repeat must be recognised although its target may be gone by now.
+        let repeated = |id: Option<ServiceId>| id.or((asked.tries > 1).then(|| ServiceId::from_random(1)));
+        Some(match &asked.wish {
+            Wish::Create(spec) => CommandKind::CreateService {
+                id: ServiceId::from_random(self.dice.bits()),
+                spec: spec.clone(),
+            },
+            Wish::Update(spec) => CommandKind::UpdateService {
+                id: repeated(id(&spec.name))?,
+                expected: None,
+                spec: spec.clone(),
+            },
+            Wish::Scale { name, replicas } => {
+                CommandKind::ScaleService { id: repeated(id(name))?, expected: None, replicas: *replicas }
+            }
+            Wish::Delete { name } => CommandKind::DeleteService { id: repeated(id(name))?, expected: None },
+            Wish::Allow { node, availability } => CommandKind::UpdateNode {
+                id: self.nodes[*node].id,
+                expected: None,
+                availability: Some(*availability),
+                labels: None,
+            },
+            Wish::Forget { node, force } => {
+                CommandKind::DeleteNode { id: self.nodes[*node].id, expected: None, force: *force }
+            }
+        })
+    }
+
+    pub(super) fn user_answered(&mut self, sequence: u64, outcome: Result<Outcome, Rejection>) {
+        // The answer can be lost on its way, but not for ever.
+        if self.calm || !self.dice.percent(8) {
+            self.conclude(sequence, Some(outcome));
+        }
+    }
+
+    fn conclude(&mut self, sequence: u64, outcome: Option<Result<Outcome, Rejection>>) {
+        let Some(asked) = self.user.open.take_if(|asked| asked.sequence == sequence) else { return };
+        self.user.answered += 1;
+        if !matches!(outcome, Some(Ok(_))) {
+            return self.note(format!("user is refused: {outcome:?}"));
+        }
+        let expected = &mut self.user.expected;
+        match asked.wish {
+            Wish::Create(spec) | Wish::Update(spec) => {
+                expected.insert(spec.name.clone(), spec);
+            }
+            Wish::Scale { name, replicas } => {
+                if let Some(spec) = expected.get_mut(&name) {
+                    Arc::make_mut(spec).mode = Mode::Replicated { replicas };
+                }
+            }
+            Wish::Delete { name } => {
+                expected.remove(&name);
+            }
+            Wish::Allow { node, availability } => {
+                self.user.availability.insert(self.nodes[node].id, availability);
+            }
+            Wish::Forget { node, .. } => {
+                self.user.availability.remove(&self.nodes[node].id);
+            }
+        }
+    }
+
+    fn think(&mut self) -> Wish {
+        let name = NAMES[self.dice.index(NAMES.len())];
+        let node = self.dice.index(self.nodes.len());
+        let Some(known) = self.user.expected.get(name).cloned() else {
+            return if self.dice.percent(85) { Wish::Create(self.imagine(name)) } else { self.drain(node) };
+        };
+        match self.dice.range(0..100) {
+            0..35 => match known.mode {
+                Mode::Replicated { .. } => {
+                    let replicas = u32::try_from(self.dice.range(0..MOST_REPLICAS + 1)).unwrap_or(1);
+                    Wish::Scale { name: name.to_owned(), replicas }
+                }
+                Mode::Global => Wish::Delete { name: name.to_owned() },
+            },
+            35..60 => {
+                let mut spec = ServiceSpec::clone(&known);
+                spec.container.command = vec![format!("v{}", self.user.asked)];
+                if self.dice.percent(30) {
+                    spec.container.image = self.image();
+                }
+                Wish::Update(Arc::new(spec))
+            }
+            60..70 => Wish::Delete { name: name.to_owned() },
+            70..74 => Wish::Forget { node, force: self.dice.percent(50) },
+            _ => self.drain(node),
+        }
+    }
+
+    fn drain(&mut self, node: usize) -> Wish {
+        let drained = [Availability::Drained, Availability::Paused];
+        let usual =
+            self.user.availability.get(&self.nodes[node].id).is_none_or(|a| *a == Availability::Active);
+        let availability = if usual { drained[self.dice.index(drained.len())] } else { Availability::Active };
+        Wish::Allow { node, availability }
+    }
+
+    fn image(&mut self) -> String {
+        let images = [(5, "plain:1"), (2, REMOTE_IMAGE), (3, CHECKED_IMAGE)];
+        self.dice.weighted(&images).unwrap_or("plain:1").to_owned()
+    }
+
+    fn imagine(&mut self, name: &str) -> Arc<ServiceSpec> {
+        let replicas = u32::try_from(self.dice.range(0..MOST_REPLICAS + 1)).unwrap_or(1);
+        let global = name == "log" && self.dice.percent(60);
+        let restarts =
+            [(6, RestartCondition::Any), (2, RestartCondition::OnFailure), (1, RestartCondition::None)];
+        let condition = if global {
+            RestartCondition::Any
+        } else {
+            self.dice.weighted(&restarts).unwrap_or(RestartCondition::Any)
+        };
+        let port = match name {
+            "web" => Some(Publish::Ingress { port: Some(80) }),
+            "api" => Some(Publish::Ingress { port: None }),
+            _ => None,
+        };
+        let mut spec = ServiceSpec {
+            name: name.to_owned(),
+            labels: BTreeMap::new(),
+            mode: if global { Mode::Global } else { Mode::Replicated { replicas } },
+            container: container(&self.image()),
+            resources: ResourceRequirements::default(),
+            restart: RestartPolicy {
+                condition,
+                delay: self.dice.percent(30).then(|| Duration::from_millis(500)),
+                max_attempts: self.dice.percent(25).then_some(2),
+                window: Duration::ZERO,
+            },
+            placement: PlacementPolicy::default(),
+            ports: Vec::new(),
+        };
+        spec.resources.reservation =
+            Resources { cpu_millis: self.dice.range(0..300), memory_bytes: 64 * MIB };
+        spec.ports.extend(port.map(|publish| PortSpec {
+            container_port: 80,
+            protocol: Protocol::Tcp,
+            publish,
+        }));
+        Arc::new(spec)
+    }
+}
+
+fn container(image: &str) -> ContainerSpec {
+    ContainerSpec {
+        image: image.to_owned(),
+        entrypoint: Vec::new(),
+        command: Vec::new(),
+        environment: BTreeMap::new(),
+        labels: BTreeMap::new(),
+        user: String::new(),
+        working_dir: String::new(),
+        mounts: Vec::new(),
+        healthcheck: None,
+        stop_signal: String::new(),
+        stop_grace: Duration::from_secs(3),
+    }
+}

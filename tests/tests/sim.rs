@@ -1,0 +1,81 @@
+//! Seeds of the simulator, and the bugs it found as named scenarios.
+//!
+//! A failing seed prints its trace and the command that repeats it.
+
+#![allow(clippy::expect_used, clippy::panic)] // the allowance for tests does not reach their helper functions
+
+use skein_tests::sim::{self, Settings, Summary, World};
+
+/// Short runs, split so that two cores share them.
+const SEEDS: u64 = 160;
+
+/// Runs them all, and fails with the first failure in full and the others in a line each.
+#[track_caller]
+fn run_all(seeds: impl Iterator<Item = u64>) {
+    let (mut commits, mut faults, mut runs, mut failures) = (0, 0, 0, Vec::new());
+    for seed in seeds {
+        match sim::run(seed) {
+            Ok(summary) => {
+                (commits, faults, runs) = (commits + summary.commits, faults + summary.faults, runs + 1);
+            }
+            Err(failure) => failures.push(failure),
+        }
+    }
+    println!("{runs} runs converged: {commits} commits, {faults} faults");
+    if let Some(first) = failures.first() {
+        let all: String =
+            failures.iter().map(|each| format!("seed {}: {}\n", each.seed, each.broken)).collect();
+        panic!("{first}\n{} of {} runs failed:\n{all}", failures.len(), runs + failures.len());
+    }
+}
+
+#[track_caller]
+fn passed(run: Result<Summary, Box<sim::Failure>>) -> Summary {
+    match run {
+        Ok(summary) => summary,
+        Err(failure) => panic!("{failure}"),
+    }
+}
+
+#[test]
+fn even_seeds_converge() {
+    run_all((0..SEEDS).filter(|seed| seed % 2 == 0));
+}
+
+#[test]
+fn odd_seeds_converge() {
+    run_all((0..SEEDS).filter(|seed| seed % 2 == 1));
+}
+
+/// `SKEIN_SIM_SEED=n` repeats one run, `SKEIN_SIM_SEED=n..m` runs many; nothing without it.
+#[test]
+fn one_seed() {
+    let Ok(wanted) = std::env::var("SKEIN_SIM_SEED") else { return };
+    let (from, to) = wanted.split_once("..").unwrap_or((wanted.as_str(), ""));
+    let from: u64 = from.parse().expect("SKEIN_SIM_SEED is a number or a range n..m");
+    let to = to.parse().unwrap_or(from + 1);
+    run_all(from..to);
+}
+
+/// Masters and agents die, streams break: whatever ran goes on, the same containers.
+#[test]
+fn a_dying_control_plane_touches_no_container() {
+    for seed in 0..20 {
+        let settings = Settings { hostile: false, faults: sim::CONTROL_PLANE, ..Settings::drawn(seed) };
+        let mut world = World::new(seed, settings);
+        world.settle();
+        let before = world.running();
+        world.trouble(60_000);
+        let after = world.running();
+        passed(world.reach_peace());
+        assert_eq!(before, after, "seed {seed}: containers were touched");
+    }
+}
+
+#[test]
+fn a_run_repeats_exactly() {
+    for seed in [3, 4] {
+        let (first, second) = (passed(sim::run(seed)), passed(sim::run(seed)));
+        assert_eq!(format!("{first:?}"), format!("{second:?}"));
+    }
+}
