@@ -178,6 +178,11 @@ impl Deployment {
         Ok(())
     }
 
+    /// The end of a measurement: everything ends with the drop, and nothing is said about it.
+    pub fn abandon(mut self) {
+        self.finished = true;
+    }
+
     /// The last thing a test does: nothing labelled ours is left, the logs are clean, everything
     /// still runs that shall.
     ///

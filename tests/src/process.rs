@@ -65,6 +65,19 @@ impl Process {
         })
     }
 
+    /// A program that is not ours: a path, or a name to be found in PATH.
+    #[must_use]
+    pub fn foreign(name: &str, program: &Path, arguments: Vec<String>, folder: &Path) -> Self {
+        Self {
+            name: name.to_owned(),
+            program: program.to_owned(),
+            arguments,
+            environment: Vec::new(),
+            log: folder.join(format!("{name}.log")),
+            child: None,
+        }
+    }
+
     #[must_use]
     pub fn variable(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.to_owned(), value.to_owned()));
@@ -86,7 +99,7 @@ impl Process {
         let child = Command::new(&self.program)
             .args(&self.arguments)
             .env("RUST_BACKTRACE", "1")
-            .env("RUST_LOG", std::env::var("SKEIN_TEST_LOG").unwrap_or_else(|_| LOG_FILTER.to_owned()))
+            .env("SKEIN_LOG", std::env::var("SKEIN_TEST_LOG").unwrap_or_else(|_| LOG_FILTER.to_owned()))
             .env("NO_COLOR", "1")
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
