@@ -6,6 +6,7 @@
 
 mod body;
 mod call_error;
+mod cgroup;
 mod connection;
 mod events;
 mod labels;
@@ -29,7 +30,10 @@ use futures_util::{
     stream::{self, BoxStream},
 };
 use skein_common::InstanceId;
-use tokio::time::{self, Instant};
+use tokio::{
+    task,
+    time::{self, Instant},
+};
 
 use self::call_error::CallError;
 use self::connection::Connection;
@@ -232,7 +236,11 @@ impl ContainerRuntime for DockerRuntime {
     }
 
     async fn sample(&self, id: &str) -> Result<ContainerSample, RuntimeError> {
-        stats::sample(&self.connection, id).await
+        let container = id.to_owned();
+        match task::spawn_blocking(move || cgroup::sample(&container)).await {
+            Ok(Some(sample)) => Ok(sample),
+            Ok(None) | Err(_) => stats::sample(&self.connection, id).await,
+        }
     }
 
     fn logs(&self, id: &str, query: LogQuery) -> BoxStream<'static, Result<LogLine, RuntimeError>> {
