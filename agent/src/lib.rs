@@ -2,6 +2,10 @@
 //!
 //! Invariant: decisions are made in `skein-agent-core`; this crate executes them.
 
+pub mod checkpoint;
 pub mod clock;
+mod executor;
+pub mod identity;
 pub mod runtime;
 pub mod usage;
+pub mod worker;
