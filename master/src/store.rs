@@ -247,7 +247,7 @@ impl Store {
 impl Inner {
     /// A quorum that is not heard from for this long is lost.
     fn lease(&self) -> Duration {
-        Duration::from_millis(self.timing.election_max_ms)
+        Duration::from_millis(self.timing.lease_ms())
     }
 
     /// Ends the process when consensus itself has ended for another reason than our asking.

@@ -5,8 +5,12 @@
 
 #[path = "store/faults.rs"]
 mod faults;
+#[path = "store/gate.rs"]
+mod gate;
 #[path = "store/harness.rs"]
 mod harness;
+#[path = "store/strangers.rs"]
+mod strangers;
 
 use std::collections::BTreeSet;
 

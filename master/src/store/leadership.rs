@@ -80,7 +80,7 @@ impl Observer {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
         metrics.running_state.clone()?;
-        let lease = Duration::from_millis(self.timing.election_max_ms);
+        let lease = Duration::from_millis(self.timing.lease_ms());
         let is_self = metrics.current_leader == Some(metrics.id);
         let alive = if is_self {
             metrics.last_quorum_acked.is_some_and(|acked| acked.elapsed() < lease)

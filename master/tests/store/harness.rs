@@ -1,10 +1,10 @@
 //! A cluster of stores in this process.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use skein_common::{NodeId, Resources, Timestamp, node::NodeDescription};
 use skein_master::{
-    raft::server::RaftServer,
+    raft::{identity::Formation, server::RaftServer},
     store::{FatalHandler, MemberNode, Store, StoreOptions},
 };
 use skein_master_core::{
@@ -14,6 +14,8 @@ use skein_master_core::{
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+
+use crate::gate::{Door, Gate};
 
 /// Nothing here may take longer on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -27,6 +29,9 @@ pub struct Cluster {
 struct Node {
     folder: TempDir,
     member: MemberNode,
+    /// Where it listens itself, behind its gate.
+    inside: SocketAddr,
+    gate: Gate,
     running: Option<Running>,
 }
 
@@ -83,26 +88,34 @@ impl Cluster {
             .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
             .with_test_writer()
             .try_init();
+        let mut cluster = Self { nodes: Vec::new(), initial: Vec::new(), configure };
         let mut listeners = Vec::new();
-        let mut initial = Vec::new();
-        for number in 1..=count {
-            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-            initial.push(MemberNode {
-                name: format!("m{number}"),
-                api_address: format!("127.0.0.1:{number}"),
-                cluster_address: listener.local_addr().unwrap().to_string(),
-            });
-            listeners.push(listener);
+        for _ in 0..count {
+            listeners.push(cluster.place().await);
         }
-        let mut cluster = Self { nodes: Vec::new(), initial: initial.clone(), configure };
-        for (member, listener) in initial.into_iter().zip(listeners) {
-            let folder = tempfile::tempdir().unwrap();
-            cluster.nodes.push(Node { folder, member, running: None });
-            let node = cluster.nodes.len() - 1;
+        cluster.initial = cluster.nodes.iter().map(|node| node.member.clone()).collect();
+        for (node, listener) in listeners.into_iter().enumerate() {
             cluster.open(node, listener, cluster.initial.clone()).await;
         }
         cluster.leader().await;
         cluster
+    }
+
+    /// Chooses the ports and the folder of one more master.
+    async fn place(&mut self) -> TcpListener {
+        let inside = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let outside = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let number = self.nodes.len() + 1;
+        let member = MemberNode {
+            name: format!("m{number}"),
+            api_address: format!("127.0.0.1:{number}"),
+            cluster_address: outside.local_addr().unwrap().to_string(),
+        };
+        let address = inside.local_addr().unwrap();
+        let gate = Gate::new(outside, address);
+        let folder = tempfile::tempdir().unwrap();
+        self.nodes.push(Node { folder, member, inside: address, gate, running: None });
+        inside
     }
 
     async fn open(&mut self, node: usize, listener: TcpListener, initial: Vec<MemberNode>) {
@@ -120,22 +133,16 @@ impl Cluster {
 
     /// Adds a master that waits to be added.
     pub async fn add_waiting(&mut self) -> usize {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let number = self.nodes.len() + 1;
-        let member = MemberNode {
-            name: format!("m{number}"),
-            api_address: format!("127.0.0.1:{number}"),
-            cluster_address: listener.local_addr().unwrap().to_string(),
-        };
-        let folder = tempfile::tempdir().unwrap();
-        self.nodes.push(Node { folder, member, running: None });
-        self.open(number - 1, listener, Vec::new()).await;
-        number - 1
+        let listener = self.place().await;
+        let node = self.nodes.len() - 1;
+        self.open(node, listener, Vec::new()).await;
+        node
     }
 
     /// Ends a master, as seen by the others at once.
     pub async fn kill(&mut self, node: usize) {
         let running = self.nodes[node].running.take().unwrap();
+        self.door(node, Door::Shut).await;
         running.served.abort();
         running.stop.cancel();
         running.store.shutdown().await;
@@ -143,13 +150,24 @@ impl Cluster {
     }
 
     pub async fn restart(&mut self, node: usize) {
-        let address = self.nodes[node].member.cluster_address.clone();
-        let listener = patiently("the port is free", async || TcpListener::bind(&address).await.ok()).await;
+        let address = self.nodes[node].inside;
+        let listener = patiently("the port is free", async || TcpListener::bind(address).await.ok()).await;
+        self.door(node, Door::Open).await;
         self.open(node, listener, self.initial.clone()).await;
     }
 
     pub fn store(&self, node: usize) -> &Store {
         &self.nodes[node].running.as_ref().unwrap().store
+    }
+
+    /// What reaches a master from now on.
+    pub async fn door(&mut self, node: usize, door: Door) {
+        self.nodes[node].gate.set(door).await;
+    }
+
+    /// What calls between its members carry.
+    pub fn formation(&self) -> String {
+        Formation::of(&self.initial).text()
     }
 
     pub fn name(&self, node: usize) -> String {
