@@ -1,0 +1,256 @@
+//! Errors to `tonic::Status`: the one map, with google.rpc details.
+//!
+//! Invariant: whatever a caller can run into is a [`CallError`], and each has one code and one
+//! stable reason (`ErrorInfo.reason`, domain `skein.io`); clients branch on those, never on text.
+//! Deliberately not here: logging. An error that a caller is told is not logged as well.
+
+use std::{collections::HashMap, time::Duration};
+
+use skein_common::{Revision, Violations};
+use skein_master_core::Rejection;
+use skein_proto::InvalidMessage;
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
+
+use crate::store::{Compacted, MembershipError, ProposeError, ReadError};
+
+/// `ErrorInfo.domain` of every error.
+pub const DOMAIN: &str = "skein.io";
+/// About an election: what a caller without a leader should wait.
+const ELECTION_WAIT: Duration = Duration::from_millis(500);
+/// For a limit that others must give back first.
+const CONGESTION_WAIT: Duration = Duration::from_secs(2);
+
+/// Why a call or a session fails.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    #[error(transparent)]
+    Rejected(#[from] Rejection),
+    #[error(transparent)]
+    Propose(#[from] ProposeError),
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error(transparent)]
+    Membership(#[from] MembershipError),
+    #[error("invalid: {0}")]
+    Invalid(#[from] Violations),
+    #[error("malformed message: {0}")]
+    Malformed(#[from] InvalidMessage),
+    #[error("{0}; start over without after_revision")]
+    Compacted(#[from] Compacted),
+    #[error("the reader fell too far behind; resume after revision {resume}")]
+    SlowConsumer { resume: Revision },
+    #[error("revision {asked} does not exist, the newest is {newest}; start over without after_revision")]
+    FutureRevision { asked: Revision, newest: Revision },
+    #[error("the write is committed, but this master has not applied revision {revision} yet")]
+    NotYetVisible { revision: Revision },
+    #[error("no leader is known")]
+    NoLeader,
+    #[error("{what} are limited to {limit} on one master")]
+    TooMany { what: &'static str, limit: usize },
+    #[error("{0}")]
+    Session(#[from] SessionError),
+    #[error("this master is stopping")]
+    Stopping,
+    /// The leader's answer, handed on.
+    #[error("{0}")]
+    Forwarded(Status),
+}
+
+/// Why a session or a log stream of an agent is refused or ended.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SessionError {
+    #[error("the first message must be a Hello, within {within:?}")]
+    NoHello { within: Duration },
+    #[error("a Hello is only the first message of a session")]
+    SecondHello,
+    #[error("message without content")]
+    Empty,
+    #[error("this master speaks protocol {ours}, the agent {theirs}")]
+    OtherProtocol { ours: u32, theirs: u32 },
+    #[error("the node belongs to cluster {theirs}, this is {ours}")]
+    OtherCluster { ours: String, theirs: String },
+    #[error("incarnation {theirs} is older than {known}: another agent with this node id has started since")]
+    OldIncarnation { theirs: u64, known: u64 },
+    #[error("the agent has obeyed term {theirs}, this leader has {ours}")]
+    OldTerm { theirs: u64, ours: u64 },
+    #[error("a newer session of this node took over")]
+    Replaced,
+    #[error("nothing heard for {silence:?}")]
+    Silent { silence: Duration },
+    #[error("the agent does not read")]
+    NotReading,
+    #[error("the node's assignments take {bytes} bytes, more than the limit of {limit}")]
+    Oversized { bytes: usize, limit: usize },
+    #[error("no log stream {id:?} has been asked for")]
+    UnknownLogStream { id: String },
+}
+
+/// What a stream of a peer that broke off means: a message that cannot be read is the peer's fault
+/// and it is told; with everything else (`None`) the peer is gone.
+#[must_use]
+pub fn end_of_stream(status: Status) -> Option<CallError> {
+    match status.code() {
+        // tonic's word for bytes that are no such message.
+        Code::Internal => {
+            let reason = status.message().to_owned();
+            Some(InvalidMessage::Invalid { field: "message", reason }.into())
+        }
+        // tonic's words for a message that is too long.
+        Code::OutOfRange | Code::ResourceExhausted => Some(CallError::Forwarded(status)),
+        _ => None,
+    }
+}
+
+/// Code, reason and details of one error.
+struct Verdict {
+    code: Code,
+    reason: &'static str,
+    metadata: HashMap<String, String>,
+    retry_after: Option<Duration>,
+    violations: Vec<FieldViolation>,
+}
+
+impl Verdict {
+    fn new(code: Code, reason: &'static str) -> Self {
+        Self { code, reason, metadata: HashMap::new(), retry_after: None, violations: Vec::new() }
+    }
+
+    fn with(mut self, key: &str, value: impl ToString) -> Self {
+        self.metadata.insert(key.to_owned(), value.to_string());
+        self
+    }
+
+    fn retry_after(mut self, wait: Duration) -> Self {
+        self.retry_after = Some(wait);
+        self
+    }
+
+    fn violations(mut self, found: &[skein_common::FieldViolation]) -> Self {
+        let wire = found.iter().map(|one| FieldViolation::new(&one.field, &one.description));
+        self.violations = wire.collect();
+        self
+    }
+
+    fn into_status(self, message: String) -> Status {
+        let mut details = ErrorDetails::new();
+        details.set_error_info(self.reason, DOMAIN, self.metadata);
+        if let Some(wait) = self.retry_after {
+            details.set_retry_info(Some(wait));
+        }
+        if !self.violations.is_empty() {
+            details.set_bad_request(self.violations);
+        }
+        Status::with_error_details(self.code, message, details)
+    }
+}
+
+impl From<CallError> for Status {
+    fn from(error: CallError) -> Self {
+        let verdict = match &error {
+            CallError::Forwarded(status) => return status.clone(),
+            CallError::Rejected(rejection) => rejected(rejection),
+            CallError::Propose(error) => not_proposed(error),
+            CallError::Read(error) => not_read(error),
+            CallError::Membership(error) => not_a_member(error),
+            CallError::Invalid(violations) => {
+                Verdict::new(Code::InvalidArgument, "INVALID_FIELDS").violations(&violations.0)
+            }
+            CallError::Malformed(_) => Verdict::new(Code::InvalidArgument, "MALFORMED_MESSAGE"),
+            CallError::Compacted(compacted) => {
+                Verdict::new(Code::OutOfRange, "COMPACTED").with("oldest_revision", compacted.oldest)
+            }
+            CallError::FutureRevision { newest, .. } => {
+                Verdict::new(Code::OutOfRange, "FUTURE_REVISION").with("newest_revision", newest)
+            }
+            CallError::SlowConsumer { resume } => {
+                Verdict::new(Code::Aborted, "SLOW_CONSUMER").with("resume_revision", resume)
+            }
+            CallError::NotYetVisible { revision } => outcome_unknown().with("revision", revision),
+            CallError::NoLeader => no_leader(),
+            CallError::TooMany { limit, .. } => Verdict::new(Code::ResourceExhausted, "LIMIT_REACHED")
+                .with("limit", limit)
+                .retry_after(CONGESTION_WAIT),
+            CallError::Session(error) => session(error),
+            CallError::Stopping => {
+                Verdict::new(Code::Unavailable, "STOPPING").retry_after(Duration::from_millis(100))
+            }
+        };
+        verdict.into_status(error.to_string())
+    }
+}
+
+fn no_leader() -> Verdict {
+    Verdict::new(Code::Unavailable, "NO_LEADER").retry_after(ELECTION_WAIT)
+}
+
+fn outcome_unknown() -> Verdict {
+    Verdict::new(Code::Unknown, "OUTCOME_UNKNOWN").retry_after(ELECTION_WAIT)
+}
+
+fn rejected(rejection: &Rejection) -> Verdict {
+    match rejection {
+        Rejection::NotFound { kind, id } => {
+            Verdict::new(Code::NotFound, "NOT_FOUND").with("kind", kind).with("id", id)
+        }
+        Rejection::AlreadyExists { kind, name } => {
+            Verdict::new(Code::AlreadyExists, "ALREADY_EXISTS").with("kind", kind).with("name", name)
+        }
+        Rejection::StaleEtag { kind, current } => {
+            Verdict::new(Code::Aborted, "STALE_ETAG").with("kind", kind).with("etag", current)
+        }
+        Rejection::RequestIdReused { id } => Verdict::new(Code::InvalidArgument, "REQUEST_ID_REUSED")
+            .with("request_id", id)
+            .violations(&[skein_common::FieldViolation {
+                field: "request_id".to_owned(),
+                description: "was used with another body; take a new one for a new write".to_owned(),
+            }]),
+        Rejection::FailedPrecondition { .. } => Verdict::new(Code::FailedPrecondition, "FAILED_PRECONDITION"),
+        Rejection::Invalid { violations } => {
+            Verdict::new(Code::InvalidArgument, "INVALID_FIELDS").violations(violations)
+        }
+    }
+}
+
+fn not_proposed(error: &ProposeError) -> Verdict {
+    match error {
+        ProposeError::NoLeader { .. } => no_leader(),
+        ProposeError::OutcomeUnknown { .. } => outcome_unknown(),
+        ProposeError::TooLarge { bytes } => {
+            Verdict::new(Code::ResourceExhausted, "TOO_LARGE").with("bytes", bytes)
+        }
+        ProposeError::Encoding(_) => Verdict::new(Code::Internal, "INTERNAL"),
+    }
+}
+
+fn not_read(error: &ReadError) -> Verdict {
+    match error {
+        ReadError::NoLeader { .. } => no_leader(),
+        ReadError::Lagging { .. } => Verdict::new(Code::Unavailable, "LAGGING").retry_after(ELECTION_WAIT),
+    }
+}
+
+fn not_a_member(error: &MembershipError) -> Verdict {
+    match error {
+        MembershipError::NoLeader => no_leader(),
+        MembershipError::Refused(_) => Verdict::new(Code::FailedPrecondition, "FAILED_PRECONDITION"),
+        MembershipError::Unknown(_) => outcome_unknown(),
+    }
+}
+
+fn session(error: &SessionError) -> Verdict {
+    let (code, reason) = match error {
+        SessionError::NoHello { .. } => (Code::InvalidArgument, "NO_HELLO"),
+        SessionError::SecondHello | SessionError::Empty => (Code::InvalidArgument, "MALFORMED_MESSAGE"),
+        SessionError::OtherProtocol { .. } => (Code::FailedPrecondition, "OTHER_PROTOCOL"),
+        SessionError::OtherCluster { .. } => (Code::FailedPrecondition, "OTHER_CLUSTER"),
+        SessionError::OldIncarnation { .. } => (Code::FailedPrecondition, "OLD_INCARNATION"),
+        SessionError::OldTerm { .. } => (Code::Unavailable, "OLD_TERM"),
+        SessionError::Replaced => (Code::Aborted, "SESSION_REPLACED"),
+        SessionError::Silent { .. } => (Code::DeadlineExceeded, "SILENT"),
+        SessionError::NotReading => (Code::Aborted, "SLOW_CONSUMER"),
+        SessionError::Oversized { .. } => (Code::ResourceExhausted, "OVERSIZED"),
+        SessionError::UnknownLogStream { .. } => (Code::NotFound, "NOT_FOUND"),
+    };
+    Verdict::new(code, reason)
+}
