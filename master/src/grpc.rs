@@ -1,0 +1,47 @@
+//! The API: one file a service, each rpc decode → call → encode, and the pieces they share.
+//!
+//! Invariant: wire types live here and in `sessions`; what goes further in is domain values. Errors
+//! leave through [`crate::status::CallError`] only.
+//! Deliberately not here: the servers and their limits (`server.rs`).
+
+pub mod agent;
+pub mod cluster;
+pub mod decode;
+pub mod event;
+pub mod instance;
+pub mod node;
+pub mod page;
+pub mod proxy;
+pub mod read;
+pub mod service;
+pub mod usage;
+pub mod view;
+pub mod watch;
+pub mod write;
+
+use tonic::{Response, Status};
+
+use crate::{leadership::Seat, logs::LogCalls, store::Store};
+use proxy::Proxy;
+use watch::Watches;
+
+type Answer<T> = Result<Response<T>, Status>;
+
+/// What every service of the API needs.
+#[derive(Debug)]
+pub struct Api {
+    store: Store,
+    seat: Seat,
+    watches: Watches,
+    proxy: Proxy,
+    logs: LogCalls,
+}
+
+impl Api {
+    #[must_use]
+    pub fn new(store: Store, seat: Seat, watches: Watches) -> Self {
+        let proxy = Proxy::new(store.clone(), seat.clone());
+        let logs = LogCalls::new(store.clone(), proxy.clone());
+        Self { store, seat, watches, proxy, logs }
+    }
+}

@@ -1,0 +1,112 @@
+//! Write requests → checked values; every complaint at once.
+//!
+//! Invariant: what comes out has been checked whole; nothing here looks at the state.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use skein_common::{Revision, Violations, node::Availability, service::ServiceSpec};
+use skein_proto::v1;
+
+use super::write::{Checks, Write};
+
+type Checked<T> = Result<T, Violations>;
+
+/// What `Checks` has complained about never gets here: `Checks::write` refused it.
+fn present<T>(value: Option<T>) -> Checked<T> {
+    value.ok_or_else(Violations::default)
+}
+
+pub fn create_service(wire: v1::CreateServiceRequest) -> Checked<(Arc<ServiceSpec>, Write)> {
+    let mut checks = Checks::default();
+    let spec = checks.spec(wire.spec);
+    let write = checks.write(wire.request_id, wire.validate_only, &("create_service", &spec))?;
+    Ok((present(spec)?, write))
+}
+
+type Update = (String, Arc<ServiceSpec>, Option<Revision>, Write);
+
+pub fn update_service(wire: v1::UpdateServiceRequest) -> Checked<Update> {
+    let mut checks = Checks::default();
+    let reference = checks.reference("service", wire.service);
+    let spec = checks.spec(wire.spec);
+    let expected = checks.etag(&wire.etag);
+    let body = ("update_service", &reference, &spec, expected);
+    let write = checks.write(wire.request_id, wire.validate_only, &body)?;
+    Ok((reference, present(spec)?, expected, write))
+}
+
+pub fn apply_service(wire: v1::ApplyServiceRequest) -> Checked<(Arc<ServiceSpec>, Option<Revision>, Write)> {
+    let mut checks = Checks::default();
+    let spec = checks.spec(wire.spec);
+    let expected = checks.etag(&wire.etag);
+    let write = checks.write(wire.request_id, wire.validate_only, &("apply_service", &spec, expected))?;
+    Ok((present(spec)?, expected, write))
+}
+
+pub fn scale_service(wire: v1::ScaleServiceRequest) -> Checked<(String, u32, Option<Revision>, Write)> {
+    let mut checks = Checks::default();
+    let reference = checks.reference("service", wire.service);
+    let replicas = checks.required("replicas", wire.replicas);
+    let expected = checks.etag(&wire.etag);
+    let body = ("scale_service", &reference, replicas, expected);
+    let write = checks.write(wire.request_id, wire.validate_only, &body)?;
+    Ok((reference, present(replicas)?, expected, write))
+}
+
+pub fn delete_service(wire: v1::DeleteServiceRequest) -> Checked<(String, Option<Revision>, Write)> {
+    let mut checks = Checks::default();
+    let reference = checks.reference("service", wire.service);
+    let expected = checks.etag(&wire.etag);
+    let body = ("delete_service", &reference, expected);
+    let write = checks.write(wire.request_id, wire.validate_only, &body)?;
+    Ok((reference, expected, write))
+}
+
+/// What an UpdateNode asks for.
+#[derive(Debug)]
+pub struct NodeUpdate {
+    pub reference: String,
+    pub availability: Option<Availability>,
+    pub labels: Option<BTreeMap<String, String>>,
+    pub expected: Option<Revision>,
+}
+
+pub fn update_node(wire: v1::UpdateNodeRequest) -> Checked<(NodeUpdate, Write)> {
+    let mut checks = Checks::default();
+    let reference = checks.reference("node", wire.node);
+    let availability = match v1::Availability::try_from(wire.availability) {
+        Ok(known) => known.into(),
+        Err(unknown) => {
+            checks.add("availability", unknown.to_string());
+            None
+        }
+    };
+    let labels = wire.labels.map(|labels| labels.labels.into_iter().collect::<BTreeMap<_, _>>());
+    if labels.as_ref().is_some_and(|labels| labels.keys().any(String::is_empty)) {
+        checks.add("labels", "a label needs a name");
+    }
+    let expected = checks.etag(&wire.etag);
+    let body = ("update_node", &reference, availability, &labels, expected);
+    let write = checks.write(wire.request_id, wire.validate_only, &body)?;
+    Ok((NodeUpdate { reference, availability, labels, expected }, write))
+}
+
+pub fn delete_node(wire: v1::DeleteNodeRequest) -> Checked<(String, bool, Option<Revision>, Write)> {
+    let mut checks = Checks::default();
+    let reference = checks.reference("node", wire.node);
+    let expected = checks.etag(&wire.etag);
+    let body = ("delete_node", &reference, wire.force, expected);
+    let write = checks.write(wire.request_id, wire.validate_only, &body)?;
+    Ok((reference, wire.force, expected, write))
+}
+
+/// Wanted labels in one order, as the filter of a page token.
+#[must_use]
+pub fn labels(wanted: &HashMap<String, String>) -> String {
+    let mut pairs: Vec<_> = wanted.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    pairs.sort();
+    pairs.join("\n")
+}

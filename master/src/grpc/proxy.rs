@@ -1,0 +1,87 @@
+//! Calls that only the leader can answer, handed on by whoever was asked.
+//!
+//! Invariant: one hop. A call that was handed on carries a mark; a master that gets a marked call
+//! and does not lead says NO_LEADER instead of handing it on again.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tonic::{
+    Request,
+    metadata::MetadataValue,
+    transport::{Channel, Endpoint},
+};
+
+use crate::{
+    leadership::{Leading, Seat},
+    status::CallError,
+    store::Store,
+};
+
+const MARK: &str = "skein-handed-on";
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+const KEEPALIVE: Duration = Duration::from_secs(5);
+
+/// Who answers a call.
+#[derive(Debug)]
+pub enum Answerer {
+    Here(Arc<Leading>),
+    /// The leader's API. Hand the call on with [`hand_on`].
+    There(Channel),
+}
+
+/// The way to the leader.
+#[derive(Debug, Clone)]
+pub struct Proxy {
+    store: Store,
+    seat: Seat,
+    /// The connection to the last leader, by its address.
+    channel: Arc<Mutex<Option<(String, Channel)>>>,
+}
+
+impl Proxy {
+    #[must_use]
+    pub fn new(store: Store, seat: Seat) -> Self {
+        Self { store, seat, channel: Arc::default() }
+    }
+
+    /// Who answers this call.
+    pub async fn answerer<T>(&self, request: &Request<T>) -> Result<Answerer, CallError> {
+        if let Some(leading) = self.seat.taken().await {
+            return Ok(Answerer::Here(leading));
+        }
+        if request.metadata().contains_key(MARK) {
+            return Err(CallError::NoLeader);
+        }
+        let leader = self.store.leadership().borrow().leader.clone().ok_or(CallError::NoLeader)?;
+        // Unknown for a moment after the cluster is formed (see `leadership::announce`).
+        let address =
+            Some(leader.api_address).filter(|address| !address.is_empty()).ok_or(CallError::NoLeader)?;
+        Ok(Answerer::There(self.channel(address)?))
+    }
+
+    fn channel(&self, address: String) -> Result<Channel, CallError> {
+        let mut cached = self.channel.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, channel)) = cached.as_ref().filter(|(known, _)| *known == address) {
+            return Ok(channel.clone());
+        }
+        let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|_| CallError::NoLeader)?;
+        let channel = endpoint
+            .connect_timeout(CONNECT_TIMEOUT)
+            .http2_keep_alive_interval(KEEPALIVE)
+            .keep_alive_timeout(KEEPALIVE)
+            .tcp_nodelay(true)
+            .connect_lazy();
+        *cached = Some((address, channel.clone()));
+        Ok(channel)
+    }
+}
+
+/// The call as it is handed on.
+pub fn hand_on<T>(body: T) -> Request<T> {
+    let mut request = Request::new(body);
+    request.metadata_mut().insert(MARK, MetadataValue::from_static("1"));
+    request
+}
