@@ -1,0 +1,55 @@
+//! Loads the configuration, starts the master, waits for a signal, stops it.
+//!
+//! Invariant: exit 0 after a stop, 64 for wrong usage, 74 when the data cannot be used, 1 otherwise.
+
+use std::{error::Error, io::IsTerminal as _, process::ExitCode};
+
+use skein_master::{
+    config::{Config, LogFormat, with_causes},
+    server::Master,
+};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let config = match Config::parse(std::env::args_os()) {
+        Ok(config) => config,
+        Err(error) => return error.tell().into(),
+    };
+    init_logs(config.log_format);
+    match run(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err((code, error)) => {
+            eprintln!("skein-master: {}", with_causes(error.as_ref()));
+            code.into()
+        }
+    }
+}
+
+#[tokio::main]
+async fn run(config: Config) -> Result<(), (u8, Box<dyn Error>)> {
+    let failed = |error: std::io::Error| (1, error.into());
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let master = Master::start(config.master).await.map_err(|error| (error.exit_code(), error.into()))?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("asked to stop");
+    master.stop().await;
+    Ok(())
+}
+
+fn init_logs(format: LogFormat) {
+    let filter =
+        EnvFilter::try_from_env("SKEIN_LOG").unwrap_or_else(|_| EnvFilter::new("info,openraft=warn"));
+    let logs = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
+    match format {
+        LogFormat::Text => logs.init(),
+        LogFormat::Json => logs.json().init(),
+    }
+}
