@@ -6,6 +6,8 @@
 
 mod apply;
 pub mod command;
+#[cfg(test)]
+mod golden;
 pub mod invariant;
 pub mod liveness;
 pub mod orchestrator;

@@ -20,7 +20,7 @@ use skein_common::{InstanceId, Timestamp};
 use self::{draft::Draft, slots::Slots};
 pub use self::{
     draft::MAX_PARTS,
-    history::{BACKOFF_MAX, BACKOFF_START, BACKOFF_TRUST},
+    history::{BACKOFF_MAX, BACKOFF_START, BACKOFF_TRUST, KEPT},
     scope::Scope,
 };
 use crate::{

@@ -194,7 +194,7 @@ fn give_up_with_node<'a>(draft: &mut Draft<'a>, instance: &'a Instance) {
 /// The live instance, else the one that ended last and was to run.
 fn holder<'a>(draft: &mut Draft<'a>, records: &[&'a Instance]) -> Hold<'a> {
     let live = records.iter().find(|instance| instance.is_live() && !draft.loses(instance)).copied();
-    let wanted = records.iter().filter(|i| i.desired == Desired::Run && !draft.loses(i) && !i.is_live());
+    let wanted = records.iter().filter(|i| i.desired == Desired::Run && !i.is_live());
     let mut ended: Vec<&'a Instance> = wanted.copied().collect();
     ended.sort_by_key(|instance| (instance.created_revision, instance.id));
     let hold = match live {
