@@ -1,0 +1,260 @@
+//! The calls of the API that commands make, each typed and repeated as its kind allows.
+//!
+//! Invariant: one intended write has one fresh `request_id`, however often it is sent; lists are
+//! read page by page to their end.
+
+use skein_proto::{
+    MAX_MESSAGE_BYTES,
+    v1::{
+        self, ApplyServiceRequest, ApplyServiceResponse, Consistency, Event, GetStatusResponse, Instance,
+        Node, Service, ServiceSpec, cluster_service_client::ClusterServiceClient,
+        event_service_client::EventServiceClient, instance_service_client::InstanceServiceClient,
+        node_service_client::NodeServiceClient, service_service_client::ServiceServiceClient,
+        usage_service_client::UsageServiceClient,
+    },
+};
+use tonic::transport::Channel;
+
+use crate::{
+    failure::Failure,
+    masters::{Masters, Repeat},
+};
+
+/// The most that a page may hold.
+const PAGE: u32 = 1000;
+
+pub struct Api {
+    pub masters: Masters,
+    consistency: i32,
+}
+
+macro_rules! clients {
+    ($($function:ident $client:ident),*) => {
+        $(pub fn $function(channel: Channel) -> $client<Channel> {
+            $client::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES)
+        })*
+    };
+}
+clients!(
+    services ServiceServiceClient, instances InstanceServiceClient, nodes NodeServiceClient,
+    cluster ClusterServiceClient, events EventServiceClient, usage UsageServiceClient
+);
+
+/// One call: the request is cloned for every attempt, so it stays the same.
+macro_rules! call {
+    ($api:expr, $repeat:expr, $client:ident.$method:ident($request:expr)) => {{
+        let request = $request;
+        $api.masters
+            .call($repeat, |channel| {
+                let request = request.clone();
+                async move { $client(channel).$method(request).await }
+            })
+            .await
+    }};
+}
+
+/// All pages of a list.
+macro_rules! pages {
+    ($api:expr, $client:ident.$method:ident($request:expr), $items:ident) => {{
+        let mut request = $request;
+        let mut found = Vec::new();
+        loop {
+            let page = call!($api, Repeat::Always, $client.$method(request.clone()))?;
+            found.extend(page.$items);
+            if page.next_page_token.is_empty() {
+                break Ok(found);
+            }
+            request.page_token = page.next_page_token;
+        }
+    }};
+}
+
+/// Unique per intended write.
+fn request_id() -> String {
+    format!("skein-{:032x}", rand::random::<u128>())
+}
+
+fn missing(what: &str) -> Failure {
+    Failure::Failed(format!("the master's answer has no {what}"))
+}
+
+impl Api {
+    pub fn new(masters: Masters, stale: bool) -> Self {
+        let consistency = if stale { Consistency::Stale } else { Consistency::Linearizable };
+        Self { masters, consistency: consistency.into() }
+    }
+
+    pub async fn apply(
+        &self,
+        spec: ServiceSpec,
+        validate_only: bool,
+    ) -> Result<ApplyServiceResponse, Failure> {
+        let request = ApplyServiceRequest {
+            spec: Some(spec),
+            request_id: request_id(),
+            validate_only,
+            ..Default::default()
+        };
+        call!(self, Repeat::Always, services.apply_service(request))
+    }
+
+    pub async fn service(&self, service: &str) -> Result<Service, Failure> {
+        let request = v1::GetServiceRequest { service: service.to_owned(), consistency: self.consistency };
+        call!(self, Repeat::Always, services.get_service(request))?.service.ok_or_else(|| missing("service"))
+    }
+
+    /// Services with all these labels; an empty value matches any.
+    pub async fn services(&self, labels: &[(&str, &str)]) -> Result<Vec<Service>, Failure> {
+        let labels = labels.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let request = v1::ListServicesRequest {
+            page_size: PAGE,
+            consistency: self.consistency,
+            labels,
+            ..Default::default()
+        };
+        pages!(self, services.list_services(request), services)
+    }
+
+    pub async fn scale(&self, service: &str, replicas: u32) -> Result<Service, Failure> {
+        let request = v1::ScaleServiceRequest {
+            service: service.to_owned(),
+            replicas: Some(replicas),
+            request_id: request_id(),
+            ..Default::default()
+        };
+        call!(self, Repeat::Always, services.scale_service(request))?
+            .service
+            .ok_or_else(|| missing("service"))
+    }
+
+    pub async fn delete_service(&self, service: &str) -> Result<Service, Failure> {
+        let request = v1::DeleteServiceRequest {
+            service: service.to_owned(),
+            request_id: request_id(),
+            ..Default::default()
+        };
+        call!(self, Repeat::Always, services.delete_service(request))?
+            .service
+            .ok_or_else(|| missing("service"))
+    }
+
+    pub async fn instance(&self, instance: &str) -> Result<Instance, Failure> {
+        let request = v1::GetInstanceRequest { instance: instance.to_owned(), consistency: self.consistency };
+        call!(self, Repeat::Always, instances.get_instance(request))?
+            .instance
+            .ok_or_else(|| missing("instance"))
+    }
+
+    /// Of a service and on a node, each by id or name; empty = all.
+    pub async fn instances(&self, service: &str, node: &str) -> Result<Vec<Instance>, Failure> {
+        let request = v1::ListInstancesRequest {
+            service: service.to_owned(),
+            node: node.to_owned(),
+            page_size: PAGE,
+            consistency: self.consistency,
+            ..Default::default()
+        };
+        pages!(self, instances.list_instances(request), instances)
+    }
+
+    pub async fn node(&self, node: &str) -> Result<Node, Failure> {
+        let request = v1::GetNodeRequest { node: node.to_owned(), consistency: self.consistency };
+        call!(self, Repeat::Always, nodes.get_node(request))?.node.ok_or_else(|| missing("node"))
+    }
+
+    pub async fn nodes(&self) -> Result<Vec<Node>, Failure> {
+        let request =
+            v1::ListNodesRequest { page_size: PAGE, consistency: self.consistency, ..Default::default() };
+        pages!(self, nodes.list_nodes(request), nodes)
+    }
+
+    pub async fn set_availability(
+        &self,
+        node: &str,
+        availability: v1::Availability,
+    ) -> Result<Node, Failure> {
+        let request = v1::UpdateNodeRequest {
+            node: node.to_owned(),
+            availability: availability.into(),
+            request_id: request_id(),
+            ..Default::default()
+        };
+        call!(self, Repeat::Always, nodes.update_node(request))?.node.ok_or_else(|| missing("node"))
+    }
+
+    /// Replaces all labels set through the API, unless the node has changed since `etag`.
+    pub async fn set_labels(
+        &self,
+        node: &Node,
+        labels: std::collections::HashMap<String, String>,
+    ) -> Result<Node, Failure> {
+        let request = v1::UpdateNodeRequest {
+            node: node.id.clone(),
+            labels: Some(v1::NodeLabels { labels }),
+            etag: node.etag.clone(),
+            request_id: request_id(),
+            ..Default::default()
+        };
+        call!(self, Repeat::Always, nodes.update_node(request))?.node.ok_or_else(|| missing("node"))
+    }
+
+    pub async fn delete_node(&self, node: &str, force: bool) -> Result<(), Failure> {
+        let request = v1::DeleteNodeRequest {
+            node: node.to_owned(),
+            force,
+            request_id: request_id(),
+            ..Default::default()
+        };
+        call!(self, Repeat::Always, nodes.delete_node(request)).map(|_| ())
+    }
+
+    /// The newest `limit` events about a subject (empty = all), the oldest of them first.
+    pub async fn events(&self, subject: &str, limit: usize) -> Result<Vec<Event>, Failure> {
+        let mut request = v1::ListEventsRequest {
+            subject: subject.to_owned(),
+            page_size: u32::try_from(limit).unwrap_or(PAGE).clamp(1, PAGE),
+            consistency: self.consistency,
+            ..Default::default()
+        };
+        let mut found = Vec::new();
+        while found.len() < limit {
+            let page = call!(self, Repeat::Always, events.list_events(request.clone()))?;
+            found.extend(page.events);
+            if page.next_page_token.is_empty() {
+                break;
+            }
+            request.page_token = page.next_page_token;
+        }
+        found.truncate(limit);
+        found.reverse();
+        Ok(found)
+    }
+
+    pub async fn node_usage(&self) -> Result<Vec<v1::NodeUsage>, Failure> {
+        let request = v1::ListNodeUsageRequest {};
+        Ok(call!(self, Repeat::Always, usage.list_node_usage(request))?.nodes)
+    }
+
+    pub async fn instance_usage(&self, service: &str) -> Result<Vec<v1::InstanceUsage>, Failure> {
+        let request = v1::ListInstanceUsageRequest { service: service.to_owned() };
+        Ok(call!(self, Repeat::Always, usage.list_instance_usage(request))?.instances)
+    }
+
+    pub async fn status(&self) -> Result<GetStatusResponse, Failure> {
+        call!(self, Repeat::Always, cluster.get_status(v1::GetStatusRequest {}))
+    }
+
+    pub async fn add_master(&self, request: v1::AddMasterRequest) -> Result<Vec<v1::Member>, Failure> {
+        Ok(call!(self, Repeat::WhenNotDone, cluster.add_master(request))?.members)
+    }
+
+    pub async fn remove_master(&self, name: &str) -> Result<Vec<v1::Member>, Failure> {
+        let request = v1::RemoveMasterRequest { name: name.to_owned() };
+        Ok(call!(self, Repeat::WhenNotDone, cluster.remove_master(request))?.members)
+    }
+
+    pub async fn transfer_leadership(&self, to: &str) -> Result<String, Failure> {
+        let request = v1::TransferLeadershipRequest { to: to.to_owned() };
+        Ok(call!(self, Repeat::WhenNotDone, cluster.transfer_leadership(request))?.leader)
+    }
+}

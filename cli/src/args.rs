@@ -1,0 +1,195 @@
+//! The command line: what can be typed, and the texts that teach it.
+//!
+//! Invariant: a wrong flag or value ends with exit 64 and says what is allowed; help is a result
+//! and ends with 0.
+
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::{
+    command::{apply, cluster, completions, context, events, logs, node, service, stack, top, version},
+    output::Format,
+};
+
+/// What `skein` alone shows.
+pub const OVERVIEW: &str = "\
+skein runs containers on a cluster of machines.
+
+Most used:
+  skein apply -f compose.yaml            create or change the services of a Compose file
+  skein service ls                       what runs, and how many instances are ready
+  skein service ps NAME                  the instances of a service: where, in which phase, why not
+  skein service scale NAME=5             change the number of instances
+  skein logs -f NAME                     follow what its containers write
+  skein events -w                        watch what happens in the cluster
+  skein node ls                          the machines
+  skein node drain NODE                  move everything away from a machine
+  skein cluster status                   the masters: who leads, who is behind
+  skein top                              who uses how much
+  skein stack rm NAME                    remove all services of a Compose file
+
+  skein --help           all commands and options
+  skein COMMAND --help   examples and every option of a command";
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "skein",
+    version,
+    about = "Runs containers on a cluster of machines",
+    long_about = "Runs containers on a cluster of machines.\n\nskein talks to any of the masters; it tries the next one \
+                  when a master does not answer, and repeats a change safely until it knows that it was made.",
+    after_help = "Exit codes: 0 done, 1 failed, 2 accepted but not there in time, 64 wrong usage or file, 69 no \
+                  master reachable",
+    max_term_width = 110,
+    disable_help_subcommand = true
+)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Global options")]
+pub struct Global {
+    /// Masters to ask, in this order; port 7070 unless given
+    ///
+    /// Without it the current context decides (see skein context), else 127.0.0.1:7070.
+    #[arg(
+        long,
+        short = 'm',
+        global = true,
+        env = "SKEIN_MASTERS",
+        value_name = "HOST:PORT,...",
+        value_delimiter = ','
+    )]
+    pub master: Vec<String>,
+    /// Use the masters of this context
+    #[arg(long, global = true, env = "SKEIN_CONTEXT", value_name = "NAME", conflicts_with = "master")]
+    pub context: Option<String>,
+    /// Form of the output
+    #[arg(
+        long,
+        short,
+        global = true,
+        value_enum,
+        default_value_t,
+        value_name = "FORM",
+        hide_possible_values = false
+    )]
+    pub output: Format,
+    /// Keep trying this long when masters do not answer or have no leader
+    #[arg(long, global = true, value_name = "DURATION", default_value = "60s", value_parser = humantime::parse_duration)]
+    pub timeout: Duration,
+    /// Say only results and failures
+    #[arg(long, short, global = true)]
+    pub quiet: bool,
+    /// Accept the view of any master, also without a leader; it may be out of date
+    #[arg(long, global = true)]
+    pub stale: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    Apply(apply::Args),
+    #[command(subcommand, visible_alias = "services")]
+    Service(service::Command),
+    #[command(subcommand)]
+    Stack(stack::Command),
+    #[command(subcommand, visible_alias = "nodes")]
+    Node(node::Command),
+    Logs(logs::Args),
+    Events(events::Args),
+    #[command(subcommand)]
+    Cluster(cluster::Command),
+    Top(top::Args),
+    #[command(subcommand)]
+    Context(context::Command),
+    Completions(completions::Args),
+    Version(version::Args),
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_tree_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    /// Every command explains itself and, unless it is trivial, shows an example.
+    #[test]
+    fn every_command_teaches() {
+        let mut open = vec![Cli::command()];
+        while let Some(command) = open.pop() {
+            let name = command.get_name().to_owned();
+            assert!(command.get_about().is_some(), "{name} has no summary");
+            let has_children = command.get_subcommands().next().is_some();
+            let example = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(has_children || example.contains("skein "), "{name} has no example");
+            for argument in command.get_arguments().filter(|argument| !argument.is_hide_set()) {
+                let id = argument.get_id();
+                assert!(
+                    argument.get_help().is_some() || *id == "help" || *id == "version",
+                    "{name} {id} has no help"
+                );
+            }
+            open.extend(command.get_subcommands().cloned());
+        }
+    }
+
+    #[test]
+    fn what_can_be_typed() {
+        for line in [
+            "skein",
+            "skein apply -f compose.yaml",
+            "skein apply -f - --name shop --prune --dry-run",
+            "skein stack deploy -c compose.yaml demo",
+            "skein stack deploy --prune --detach -c compose.yaml demo",
+            "skein stack ls -o json",
+            "skein service ls --watch",
+            "skein services ls -o wide",
+            "skein service ps demo_web --watch -o json",
+            "skein service scale demo_web=9 demo_db=1 --wait-timeout 30s",
+            "skein service rm a b",
+            "skein node drain n2 --detach",
+            "skein node label n1 zone=a disk-",
+            "skein node rm n1 --force",
+            "skein logs -f demo_web --tail 10 --since 5m --no-prefix",
+            "skein events -w --subject web",
+            "skein cluster status",
+            "skein cluster add-master m4 --api-address h:7070 --cluster-address h:7071",
+            "skein cluster transfer-leadership m2",
+            "skein top",
+            "skein top nodes --watch",
+            "skein completions bash",
+            "skein context use prod",
+            "skein version --client",
+            "skein --master a,b:7080 node ls",
+            "skein node ls --master a --timeout 5s -q",
+        ] {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            assert!(Cli::try_parse_from(&words).is_ok(), "{line}");
+        }
+        for line in [
+            "skein serve",
+            "skein apply",
+            "skein stack deploy demo",
+            "skein service scale",
+            "skein service scale web",
+            "skein service scale web=many",
+            "skein node ls -o xml",
+            "skein node ls --timeout soon",
+            "skein logs",
+            "skein node ls --master a --context b",
+        ] {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            assert!(Cli::try_parse_from(&words).is_err(), "{line}");
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! What the commands do, one file each.
+
+pub mod apply;
+pub mod cluster;
+pub mod completions;
+pub mod context;
+pub mod events;
+pub mod logs;
+pub mod node;
+pub mod service;
+pub mod stack;
+pub mod top;
+pub mod version;
+
+use crate::{app::App, args::Command, failure::Failure};
+
+/// Commands that need the cluster.
+///
+/// # Errors
+/// Whatever the command ends with.
+pub async fn run(app: &App, command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Apply(args) => apply::run(app, args).await,
+        Command::Service(command) => service::run(app, command).await,
+        Command::Stack(command) => stack::run(app, command).await,
+        Command::Node(command) => node::run(app, command).await,
+        Command::Logs(args) => logs::run(app, args).await,
+        Command::Events(args) => events::run(app, args).await,
+        Command::Cluster(command) => cluster::run(app, command).await,
+        Command::Top(args) => top::run(app, args).await,
+        Command::Version(args) => version::run(app, &args).await,
+        // Done before any master is looked for.
+        Command::Context(_) | Command::Completions(_) => Ok(()),
+    }
+}
+
+/// Does one thing to each of several; all are tried, each failure is said at once.
+///
+/// # Errors
+/// The only failure, or how many there were.
+pub async fn each<T, F, Fut>(app: &App, names: &[String], act: F) -> Result<Vec<T>, Failure>
+where
+    F: Fn(String) -> Fut,
+    Fut: Future<Output = Result<T, Failure>>,
+{
+    let (mut done, mut failures) = (Vec::new(), Vec::new());
+    for name in names {
+        match act(name.clone()).await {
+            Ok(value) => done.push(value),
+            Err(failure @ (Failure::Unreachable(_) | Failure::Output(_))) => return Err(failure),
+            Err(failure) => failures.push((name, failure)),
+        }
+    }
+    let Some((_, failure)) = failures.pop() else { return Ok(done) };
+    if names.len() == 1 {
+        return Err(failure);
+    }
+    let count = failures.len() + 1;
+    for (name, failure) in &failures {
+        app.terminal.say(&format!("{name}: {failure}"));
+    }
+    app.terminal.say(&failure.to_string());
+    Err(Failure::Failed(format!("{count} of {} failed", names.len())))
+}

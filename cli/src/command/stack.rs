@@ -1,0 +1,133 @@
+//! `skein stack`: all services of one Compose file, by the label they share.
+
+use std::path::PathBuf;
+
+use skein_proto::v1::{Instance, Service};
+
+use super::apply;
+use crate::{
+    app::App,
+    compose::STACK_LABEL,
+    failure::Failure,
+    live::{self, Source},
+    output::service::{StackSummary, name},
+    progress::{self, Goal, WaitArgs},
+};
+
+/// Deploy, list and remove the services of a Compose file together
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    Deploy(DeployArgs),
+    Ls(LsArgs),
+    Ps(OneArgs),
+    Services(OneArgs),
+    Rm(RmArgs),
+}
+
+/// Create or change a stack from a Compose file
+///
+/// The same as skein apply, spelled as `docker stack deploy` is.
+#[derive(Debug, clap::Args)]
+#[command(
+    visible_alias = "up",
+    after_help = "\
+Examples:
+  skein stack deploy -c compose.yaml shop
+  skein stack deploy -c compose.yaml --prune shop     also remove services that are no longer in the file"
+)]
+pub struct DeployArgs {
+    /// The Compose file; - for standard input
+    #[arg(long, short, value_name = "FILE")]
+    pub compose_file: PathBuf,
+    /// Name of the stack
+    pub name: String,
+    #[command(flatten)]
+    pub options: apply::Options,
+}
+
+/// List stacks
+#[derive(Debug, clap::Args)]
+#[command(visible_alias = "list", after_help = "Example:\n  skein stack ls")]
+pub struct LsArgs {
+    /// Show it again whenever something changes
+    #[arg(long, short)]
+    pub watch: bool,
+}
+
+/// List what belongs to a stack
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  skein stack services shop\n  skein stack ps shop --watch")]
+pub struct OneArgs {
+    /// Name of the stack
+    pub name: String,
+    /// Show it again whenever something changes
+    #[arg(long, short)]
+    pub watch: bool,
+}
+
+/// Remove all services of stacks
+///
+/// Containers are asked to stop and have their grace period. Volumes are kept.
+#[derive(Debug, clap::Args)]
+#[command(visible_aliases = ["remove", "down"], after_help = "Example:\n  skein stack rm shop")]
+pub struct RmArgs {
+    /// Names of stacks
+    #[arg(required = true)]
+    pub names: Vec<String>,
+    #[command(flatten)]
+    pub wait: WaitArgs,
+}
+
+/// # Errors
+/// Whatever the command ends with.
+pub async fn run(app: &App, command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Deploy(args) => {
+            apply::deploy(app, &args.compose_file, Some(&args.name), &args.options).await
+        }
+        Command::Ls(args) => {
+            live::list(app, args.watch, Source::Services, || async {
+                Ok(StackSummary::of(&app.api.services(&[(STACK_LABEL, "")]).await?))
+            })
+            .await
+        }
+        Command::Services(args) => {
+            live::list(app, args.watch, Source::Services, || services(app, &args.name)).await
+        }
+        Command::Ps(args) => {
+            live::list(app, args.watch, Source::Instances, || instances(app, &args.name)).await
+        }
+        Command::Rm(args) => remove(app, &args).await,
+    }
+}
+
+async fn services(app: &App, stack: &str) -> Result<Vec<Service>, Failure> {
+    let found = app.api.services(&[(STACK_LABEL, stack)]).await?;
+    if found.is_empty() {
+        return Err(Failure::Failed(format!("there is no stack {stack}\nnext: skein stack ls")));
+    }
+    Ok(found)
+}
+
+async fn instances(app: &App, stack: &str) -> Result<Vec<Instance>, Failure> {
+    let mut found = Vec::new();
+    for service in services(app, stack).await? {
+        found.extend(app.api.instances(&service.id, "").await?);
+    }
+    super::service::sort(&mut found);
+    Ok(found)
+}
+
+async fn remove(app: &App, args: &RmArgs) -> Result<(), Failure> {
+    let mut goals = Vec::new();
+    let mut found = Vec::new();
+    for stack in &args.names {
+        found.extend(services(app, stack).await?);
+    }
+    for service in found {
+        let deleted = app.api.delete_service(&service.id).await?;
+        app.print_done(&deleted, &format!("{} being removed", name(&service)))?;
+        goals.push(Goal::Removed { id: service.id.clone(), name: name(&service).to_owned() });
+    }
+    progress::wait(app, goals, &args.wait).await
+}

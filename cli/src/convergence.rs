@@ -1,0 +1,189 @@
+//! How far a service is from what was asked for, in one line.
+//!
+//! Invariant: pure. Reached means: as many instances of the current generation as desired are
+//! Ready, no older one is wanted, and none is still on its way out.
+
+use std::collections::BTreeMap;
+
+use skein_proto::v1::{Instance, Phase, Service, service_spec::Mode};
+
+use crate::output::{
+    instance::{is_over, is_wanted, message, phase},
+    text,
+};
+
+/// Explanations are cut to this, so that a line stays a line.
+const LONGEST_REASON: usize = 160;
+
+/// Where one goal stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    pub text: String,
+    pub reached: bool,
+}
+
+/// A service that shall run as its spec says; `None` = it is not there (any more).
+pub fn of_running(name: &str, service: Option<&Service>, instances: &[&Instance]) -> Standing {
+    let Some(service) = service.filter(|service| !service.deleting) else {
+        return Standing { text: format!("{name} has been removed meanwhile"), reached: false };
+    };
+    let desired = desired(service);
+    let current = |instance: &&&Instance| instance.generation >= service.generation;
+    let wanted: Vec<&Instance> = instances.iter().copied().filter(|i| is_wanted(i) && !i.lost).collect();
+    let (new, old): (Vec<&Instance>, Vec<&Instance>) = wanted.iter().partition(current);
+    let ready = new.iter().filter(|instance| phase(instance) == Phase::Ready).count();
+    let ending = instances.iter().filter(|i| !is_wanted(i) && !is_over(i) && !i.lost).count();
+    let mut parts = parts(&new);
+    if !old.is_empty() {
+        parts.push(format!("{} to be replaced", old.len()));
+    }
+    if ending > 0 {
+        parts.push(format!("{ending} stopping"));
+    }
+    let missing = usize::try_from(desired).unwrap_or(usize::MAX).saturating_sub(wanted.len());
+    if missing > 0 {
+        let why = service.status.as_ref().map(|status| status.message.as_str()).unwrap_or_default();
+        parts.push(with_reason(&format!("{missing} to come"), why));
+    }
+    let reached = parts.is_empty() && ready == new.len() && u32::try_from(ready) == Ok(desired);
+    let detail = if parts.is_empty() { String::new() } else { format!(" ({})", parts.join(", ")) };
+    Standing { text: format!("{name} {ready}/{desired} ready{detail}"), reached }
+}
+
+fn desired(service: &Service) -> u32 {
+    let counted = service.status.as_ref().map_or(0, |status| status.desired);
+    match service.spec.as_ref().and_then(|spec| spec.mode.as_ref()) {
+        Some(Mode::Global(_)) => counted,
+        Some(Mode::Replicated(mode)) => mode.replicas.unwrap_or(1),
+        None => 1,
+    }
+}
+
+/// Everything that is not Ready, grouped by what keeps it, in order of life.
+fn parts(instances: &[&Instance]) -> Vec<String> {
+    let mut groups = BTreeMap::<(i32, String), usize>::new();
+    for instance in instances.iter().filter(|instance| phase(instance) != Phase::Ready) {
+        *groups.entry((phase(instance).into(), message(instance))).or_default() += 1;
+    }
+    let part = |((number, reason), count): ((i32, String), usize)| {
+        let name = Phase::try_from(number).unwrap_or_default().as_str_name();
+        let word = text::enum_word(name, "PHASE_");
+        with_reason(&format!("{count} {word}"), &reason)
+    };
+    groups.into_iter().map(part).collect()
+}
+
+fn with_reason(what: &str, reason: &str) -> String {
+    if reason.is_empty() {
+        return what.to_owned();
+    }
+    format!("{what}: {}", crate::terminal::shorten(&crate::terminal::printable(reason), LONGEST_REASON))
+}
+
+/// A service that shall be gone.
+pub fn of_removed(name: &str, service: Option<&Service>, instances: &[&Instance]) -> Standing {
+    let left = instances.iter().filter(|instance| !is_over(instance) && !instance.lost).count();
+    match (service, left) {
+        (None, _) => Standing { text: format!("{name} removed"), reached: true },
+        (Some(_), 0) => Standing { text: format!("{name} stopped, being forgotten"), reached: false },
+        (Some(_), left) => Standing { text: format!("{name} stopping ({left} left)"), reached: false },
+    }
+}
+
+/// A node that shall run nothing.
+pub fn of_drained(name: &str, instances: &[&Instance]) -> Standing {
+    let left: Vec<&str> = instances
+        .iter()
+        .filter(|instance| !is_over(instance))
+        .map(|instance| instance.name.as_str())
+        .collect();
+    if left.is_empty() {
+        return Standing { text: format!("{name} drained"), reached: true };
+    }
+    let shown = left.iter().take(5).copied().collect::<Vec<_>>().join(", ");
+    let more = if left.len() > 5 { ", ..." } else { "" };
+    Standing { text: format!("{name} draining ({} left: {shown}{more})", left.len()), reached: false }
+}
+
+#[cfg(test)]
+mod tests {
+    use skein_proto::v1::{Desired, Observed, ReplicatedMode, ServiceSpec, ServiceStatus};
+
+    use super::*;
+
+    fn service(replicas: u32, generation: u64) -> Service {
+        Service {
+            generation,
+            spec: Some(ServiceSpec {
+                mode: Some(Mode::Replicated(ReplicatedMode { replicas: Some(replicas) })),
+                ..Default::default()
+            }),
+            ..Default::default()
+        }
+    }
+
+    fn instance(generation: u64, desired: Desired, phase: Phase, explanation: &str) -> Instance {
+        Instance {
+            generation,
+            desired: desired.into(),
+            observed: Some(Observed { attempt: 1, phase: phase.into(), ..Default::default() }),
+            explanation: explanation.to_owned(),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn says_what_is_missing() {
+        use Desired::{Remove, Run, Stop};
+        use Phase::{Failed, Pending, Pulling, Ready, Stopped, Stopping};
+        let run = |phase| instance(1, Run, phase, "");
+        let pending = || instance(1, Run, Pending, "3 nodes: 2 insufficient memory, 1 drained");
+        let mut lost = instance(1, Stop, Ready, "");
+        lost.lost = true;
+        for (replicas, instances, text, reached) in [
+            (2, vec![run(Ready), run(Ready)], "web 2/2 ready", true),
+            (0, vec![], "web 0/0 ready", true),
+            (2, vec![], "web 0/2 ready (2 to come)", false),
+            (
+                5,
+                vec![run(Ready), run(Ready), run(Ready), run(Pulling), pending()],
+                "web 3/5 ready (1 pending: 3 nodes: 2 insufficient memory, 1 drained, 1 pulling)",
+                false,
+            ),
+            (1, vec![run(Ready), instance(1, Remove, Stopping, "")], "web 1/1 ready (1 stopping)", false),
+            (1, vec![run(Ready), instance(1, Stop, Stopped, "")], "web 1/1 ready", true),
+            (1, vec![run(Ready), lost], "web 1/1 ready", true),
+            (1, vec![run(Ready), run(Ready)], "web 2/1 ready", false),
+            (1, vec![run(Failed)], "web 0/1 ready (1 failed)", false),
+        ] {
+            let all: Vec<&Instance> = instances.iter().collect();
+            let standing = of_running("web", Some(&service(replicas, 1)), &all);
+            assert_eq!((standing.text.as_str(), standing.reached), (text, reached));
+        }
+        let old = [instance(1, Run, Ready, ""), instance(2, Run, Ready, "")];
+        let standing = of_running("web", Some(&service(2, 2)), &old.iter().collect::<Vec<_>>());
+        assert_eq!(standing.text, "web 1/2 ready (1 to be replaced)");
+        assert!(!standing.reached);
+    }
+
+    #[test]
+    fn a_global_service_counts_what_the_cluster_counts() {
+        let mut global = service(0, 1);
+        global.spec.as_mut().unwrap().mode = Some(Mode::Global(Default::default()));
+        global.status = Some(ServiceStatus { desired: 2, ..Default::default() });
+        let ready = instance(1, Desired::Run, Phase::Ready, "");
+        assert!(!of_running("web", Some(&global), &[&ready]).reached);
+        assert!(of_running("web", Some(&global), &[&ready, &ready]).reached);
+    }
+
+    #[test]
+    fn removing_and_draining() {
+        let service = service(1, 1);
+        let stopping = instance(1, Desired::Remove, Phase::Stopping, "");
+        assert_eq!(of_removed("web", Some(&service), &[&stopping]).text, "web stopping (1 left)");
+        assert!(of_removed("web", None, &[]).reached);
+        assert!(!of_running("web", None, &[]).reached);
+        assert!(!of_drained("n1", &[&stopping]).reached);
+        assert!(of_drained("n1", &[&instance(1, Desired::Stop, Phase::Stopped, "")]).reached);
+    }
+}
