@@ -49,9 +49,8 @@ demo-down: ## Remove every trace of the demo
 	@tests/demo/down.sh
 
 .PHONY: bench
-bench: setup release ## Measure and print the tables (release build; unpacks Debian's etcd to compare)
-	@tests/setup.sh etcd
-	PATH="$(TARGET)/tools/usr/bin:$$PATH" $(CARGO) bench $(LOCKED) -p skein-tests $(if $(ARGS),-- $(ARGS))
+bench: setup ## Measure and print the tables (release build; unpacks Debian's etcd to compare)
+	@tests/bench.sh $(ARGS)
 
 .PHONY: soak
 soak: setup build ## Kill everything at random for ten minutes under load, then check (ARGS='--minutes 2 --seed 7')

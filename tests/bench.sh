@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# Builds what is measured (release, once) and measures it: make bench [ARGS='writes --quick'].
+#
+#   tests/bench.sh [writes|instances|failover|hollow|memory]... [--quick] [--rounds N] [--kills N]
+#
+# Needs a Docker daemon (tests/setup.sh); unpacks Debian's etcd when it is compared with.
+
+set -euo pipefail
+root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+cd "$root"
+target="$(realpath -m "${CARGO_TARGET_DIR:-target}")"
+
+# A leader holds a connection for every agent.
+ulimit -n "$(ulimit -Hn)"
+
+packages=(-p skein-master -p skein-agent -p skein-cli -p skein-tests)
+"${CARGO:-cargo}" build --quiet ${CI:+--locked} --release "${packages[@]}" --bins
+
+case " $* " in
+    *" writes "*) tests/setup.sh etcd ;;
+    *" instances "* | *" failover "* | *" hollow "* | *" memory "*) ;;
+    *) tests/setup.sh etcd ;;
+esac
+
+PATH="$target/tools/usr/bin:$PATH" exec "$target/release/bench" "$@"

@@ -1,0 +1,82 @@
+//! What Skein costs and how fast it is, beside others, printed as tables.
+//!
+//! Invariant: only real release binaries over loopback; figures are printed, never asserted, so no
+//! test depends on the speed of a machine.
+
+pub mod etcd;
+mod failover;
+pub mod figure;
+mod footprint;
+mod hollow_scale;
+mod instances;
+pub mod load;
+mod process_usage;
+mod sight;
+mod writes;
+
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::ValueEnum;
+use tonic::transport::{Channel, Endpoint};
+
+use self::figure::Table;
+
+/// A table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Bench {
+    /// Committed writes beside etcd.
+    Writes,
+    /// Apply → running beside the bare engine; killed container → replaced.
+    Instances,
+    /// Leader's machine killed.
+    Failover,
+    /// Hollow agents by the thousand.
+    Hollow,
+    /// Memory of idle processes.
+    Memory,
+}
+
+/// How much is measured.
+#[derive(Debug, Clone, Copy)]
+pub struct Plan {
+    pub rounds: usize,
+    pub kills: usize,
+    /// Of one round of load, and of one look at an idle process.
+    pub load: Duration,
+    /// Few and many hollow agents.
+    pub nodes: (usize, usize),
+    pub instances: usize,
+}
+
+impl Plan {
+    pub const FULL: Self =
+        Self { rounds: 5, kills: 9, load: Duration::from_secs(4), nodes: (1_000, 5_000), instances: 20_000 };
+    /// Whether it works at all.
+    pub const QUICK: Self =
+        Self { rounds: 1, kills: 2, load: Duration::from_secs(1), nodes: (100, 300), instances: 2_000 };
+}
+
+impl Bench {
+    /// # Errors
+    /// When what is to be measured does not work.
+    pub async fn measure(self, plan: &Plan) -> Result<Table> {
+        match self {
+            Self::Writes => writes::measure(plan).await,
+            Self::Instances => instances::measure(plan).await,
+            Self::Failover => failover::measure(plan).await,
+            Self::Hollow => hollow_scale::measure(plan).await,
+            Self::Memory => footprint::measure(plan).await,
+        }
+    }
+}
+
+/// As many connections to one server.
+async fn connect(address: &str, connections: usize) -> Result<Vec<Channel>> {
+    let endpoint = Endpoint::from_shared(format!("http://{address}"))?.tcp_nodelay(true);
+    let mut channels = Vec::new();
+    for _ in 0..connections {
+        channels.push(endpoint.connect().await?);
+    }
+    Ok(channels)
+}
