@@ -208,6 +208,9 @@ impl Timing {
             // A leader that can send but not receive would hold its followers for ever. Once its
             // quorum is lost it falls silent for this long, so that they elect another (fault 7).
             quorum_loss_probe_interval: Some(self.election_max_ms + self.heartbeat_ms),
+            // A member that comes back with less than it acknowledged stops itself as soon as it hears
+            // so (server.rs). openraft's leader must not panic over it meanwhile, which it would.
+            allow_log_reversion: Some(true),
             // Our state machine is volatile: a restarted leader that went on without an election
             // would answer "linearizable" reads from before its restart.
             enable_leader_restore: Some(false),

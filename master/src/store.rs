@@ -19,7 +19,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::raft::{
     Raft,
     identity::{Identity, IdentityError},
-    log_store::{Closed, LogStore, OpenLogError},
+    log_store::{Closed, LogReader, LogStore, OpenLogError},
     network::{Network, peers::Peers},
     snapshot::{SnapshotError, SnapshotFolder},
     state_machine::{Published, StateMachine},
@@ -123,11 +123,12 @@ pub(crate) struct Inner {
     pub peers: Peers,
     pub snapshots: SnapshotFolder,
     pub last_heard: LastHeard,
+    pub log: LogReader,
+    pub fatal: FatalHandler,
     published: Published,
     leadership: watch::Receiver<Leadership>,
     timing: Timing,
     proposals: Semaphore,
-    fatal: FatalHandler,
     stop: CancellationToken,
     tasks: TaskTracker,
     closed: Mutex<Option<Closed>>,
@@ -168,6 +169,7 @@ impl Store {
             .map_err(|error| OpenError::Raft(error.to_string()))??;
         let Opened { log, closed, identity, snapshots, machine, published } = opened;
         let peers = Peers::new(identity.clone());
+        let reader = log.reader();
         let raft = Raft::new(identity.id(), config, Network::new(peers.clone()), log, machine)
             .await
             .map_err(|error| OpenError::Raft(error.to_string()))?;
@@ -195,11 +197,12 @@ impl Store {
             peers,
             snapshots,
             last_heard,
+            log: reader,
+            fatal: options.fatal,
             published,
             leadership,
             timing: options.timing,
             proposals: Semaphore::new(PROPOSALS_IN_FLIGHT),
-            fatal: options.fatal,
             stop,
             tasks,
             closed: Mutex::new(Some(closed)),

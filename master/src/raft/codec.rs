@@ -244,6 +244,9 @@ pub struct Append {
     pub previous: Option<Position>,
     pub committed: Option<Position>,
     pub entries: Vec<StoredEntry>,
+    /// `previous` is what the member has acknowledged to this leader, not a guess.
+    #[serde(default)]
+    pub heartbeat: bool,
 }
 
 impl From<&AppendEntriesRequest<TypeConfig>> for Append {
@@ -253,6 +256,7 @@ impl From<&AppendEntriesRequest<TypeConfig>> for Append {
             previous: request.prev_log_id.map(Into::into),
             committed: request.leader_commit.map(Into::into),
             entries: request.entries.iter().map(Into::into).collect(),
+            heartbeat: false,
         }
     }
 }

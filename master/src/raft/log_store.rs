@@ -98,6 +98,11 @@ impl LogStore {
         Ok((Self { requests, index }, closed))
     }
 
+    #[must_use]
+    pub fn reader(&self) -> LogReader {
+        LogReader { index: self.index.clone() }
+    }
+
     fn send(&self, request: Request) -> io::Result<()> {
         self.requests.send(request).map_err(|_| io::Error::other("the log's writer has ended"))
     }
@@ -123,7 +128,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn get_log_reader(&mut self) -> LogReader {
-        LogReader { index: self.index.clone() }
+        self.reader()
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
@@ -169,11 +174,19 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 }
 
 /// Reads the log beside its writer.
+#[derive(Clone)]
 pub struct LogReader {
     index: Arc<Mutex<Index>>,
 }
 
 impl LogReader {
+    /// The term of the saved vote and one past the last index, as of one moment.
+    #[must_use]
+    pub fn standing(&self) -> (u64, u64) {
+        let index = locked(&self.index);
+        (index.vote.map_or(0, |vote| vote.leader_id.term), index.next())
+    }
+
     async fn read(&self, start: u64, end: u64, limits: Option<usize>) -> io::Result<Vec<Entry>> {
         let found = locked(&self.index).find(start..end.max(start), usize::MAX)?;
         let found = match limits {

@@ -146,9 +146,10 @@ impl NetStreamAppend<TypeConfig> for Connection {
             let peer = self.peer()?.clone();
             let sent = Arc::new(AtomicU64::new(0));
             let counter = sent.clone();
+            let heartbeat = self.lane == Lane::Control;
             let requests = stream::once(async { first }).chain(input).filter_map(move |request| {
                 counter.fetch_add(1, Ordering::Relaxed);
-                let message = codec::encode(Kind::Append, &Append::from(&request));
+                let message = codec::encode(Kind::Append, &Append { heartbeat, ..Append::from(&request) });
                 std::future::ready(
                     message.ok().map(|payload| v1::AppendEntriesRequest { payload: payload.into() }),
                 )

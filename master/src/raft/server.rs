@@ -28,7 +28,7 @@ use tonic::{
 
 use super::{
     MemberNode, Proposal, TypeConfig,
-    codec::{self, Append, Appended, AskVote, Kind, SnapshotDone, Transfer, Transferred, Voted},
+    codec::{self, Append, Appended, AskVote, DecodeError, Kind, SnapshotDone, Transfer, Transferred, Voted},
     identity::Formation,
     network::peers::{
         FORMATION_KEY, KEEPALIVE_EVERY, KEEPALIVE_TIMEOUT, MAX_MESSAGE_BYTES, MEMBER_KEY, TARGET_KEY,
@@ -154,12 +154,9 @@ impl RaftService for RaftServer {
         request: Request<Streaming<v1::AppendEntriesRequest>>,
     ) -> Result<Response<Appends>, Status> {
         self.admit(request.metadata())?;
-        let malformed = Arc::new(Mutex::new(None));
-        let requests = Requests {
-            wire: request.into_inner(),
-            malformed: malformed.clone(),
-            last_heard: self.store.0.last_heard.clone(),
-        };
+        let refused = Arc::new(Mutex::new(None));
+        let requests =
+            Requests { wire: request.into_inner(), refused: refused.clone(), store: self.store.clone() };
         let requests = stream::unfold(requests, |mut requests| async move {
             requests.next().await.map(|request| (request, requests))
         });
@@ -173,7 +170,7 @@ impl RaftService for RaftServer {
         });
         let end =
             stream::once(
-                async move { malformed.lock().unwrap_or_else(PoisonError::into_inner).take().map(Err) },
+                async move { refused.lock().unwrap_or_else(PoisonError::into_inner).take().map(Err) },
             );
         Ok(Response::new(Box::pin(answers.chain(end.filter_map(std::future::ready)))))
     }
@@ -275,24 +272,50 @@ fn change(request: v1::ChangeMembersRequest) -> Result<Change, Status> {
 struct Requests {
     wire: Streaming<v1::AppendEntriesRequest>,
     /// Why the stream was ended from here.
-    malformed: Arc<Mutex<Option<Status>>>,
-    last_heard: crate::store::LastHeard,
+    refused: Arc<Mutex<Option<Status>>>,
+    store: Store,
 }
 
 impl Requests {
     async fn next(&mut self) -> Option<AppendEntriesRequest<TypeConfig>> {
         // A broken transport ends the stream like a finished one: the leader opens another.
         let message = self.wire.message().await.ok()??;
-        self.last_heard.now();
-        let append = codec::decode::<Append>(Kind::Append, &message.payload).and_then(Append::try_into);
-        match append {
-            Ok(append) => Some(append),
-            Err(error) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "malformed entries from a peer");
-                let status = Status::invalid_argument(error.to_string());
-                *self.malformed.lock().unwrap_or_else(PoisonError::into_inner) = Some(status);
+        self.store.0.last_heard.now();
+        match self.read(&message.payload) {
+            Ok(request) => Some(request),
+            Err(status) => {
+                tracing::warn!(reason = status.message(), "entries from a peer refused");
+                *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(status);
                 None
             }
         }
+    }
+
+    fn read(&self, payload: &[u8]) -> Result<AppendEntriesRequest<TypeConfig>, Status> {
+        let append: Append = decode(Kind::Append, payload)?;
+        if append.heartbeat {
+            self.check_memory(&append)?;
+        }
+        append.try_into().map_err(|error: DecodeError| Status::invalid_argument(error.to_string()))
+    }
+
+    /// A heartbeat says what this member has acknowledged. One that does not have it has forgotten:
+    /// it must not vote, because what it forgot may have been committed by its word.
+    fn check_memory(&self, heartbeat: &Append) -> Result<(), Status> {
+        let Some(acknowledged) = heartbeat.previous else { return Ok(()) };
+        let (term, next) = self.store.0.log.standing();
+        let known = next.max(self.store.changed().borrow().0 + 1);
+        if heartbeat.vote.term < term || acknowledged.index < known {
+            return Ok(());
+        }
+        let reason = format!(
+            "this master has acknowledged the log up to {} but has it only up to {}: its data folder was emptied or \
+             replaced by an old copy. Remove it from the cluster (`skein cluster remove`), delete its data folder and \
+             add it again under a new name",
+            acknowledged.index,
+            known.saturating_sub(1)
+        );
+        self.store.0.fatal.call(&reason);
+        Err(Status::data_loss(reason))
     }
 }

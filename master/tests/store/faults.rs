@@ -161,3 +161,22 @@ async fn a_member_that_was_removed_while_away_disturbs_nobody() {
     patiently("both agree", async || (cluster.store(other).status().members.len() == 2).then_some(())).await;
     cluster.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_forgot_what_it_acknowledged_stops_itself() {
+    let mut cluster = Cluster::start(3).await;
+    cluster.write(0..20).await;
+    let leader = cluster.leader().await;
+    let (forgetful, other) = cluster.two_others(leader);
+    cluster.kill(forgetful).await;
+    cluster.wipe(forgetful);
+    cluster.restart(forgetful).await;
+    let reason = cluster.fatal(forgetful).await;
+    assert!(reason.contains("has acknowledged the log up to"), "{reason}");
+    // Nobody else minds.
+    cluster.write(20..25).await;
+    cluster.kill(forgetful).await;
+    cluster.write(25..30).await;
+    cluster.until(other, |state| state.node_count() == 30).await;
+    assert_eq!(cluster.leader().await, leader);
+}

@@ -1,6 +1,11 @@
 //! A cluster of stores in this process.
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use skein_common::{NodeId, Resources, Timestamp, node::NodeDescription};
 use skein_master::{
@@ -32,6 +37,8 @@ struct Node {
     /// Where it listens itself, behind its gate.
     inside: SocketAddr,
     gate: Gate,
+    /// Why it would have ended its process.
+    fatal: Arc<Mutex<Vec<String>>>,
     running: Option<Running>,
 }
 
@@ -114,15 +121,15 @@ impl Cluster {
         let address = inside.local_addr().unwrap();
         let gate = Gate::new(outside, address);
         let folder = tempfile::tempdir().unwrap();
-        self.nodes.push(Node { folder, member, inside: address, gate, running: None });
+        self.nodes.push(Node { folder, member, inside: address, gate, fatal: Arc::default(), running: None });
         inside
     }
 
     async fn open(&mut self, node: usize, listener: TcpListener, initial: Vec<MemberNode>) {
         let place = &mut self.nodes[node];
         let mut options = StoreOptions::new(place.folder.path(), place.member.clone(), initial);
-        let name = place.member.name.clone();
-        options.fatal = FatalHandler::new(move |reason| panic!("{name}: {reason}"));
+        let fatal = place.fatal.clone();
+        options.fatal = FatalHandler::new(move |reason| fatal.lock().unwrap().push(reason.to_owned()));
         (self.configure)(&mut options);
         let store = Store::open(options).await.unwrap();
         let stop = CancellationToken::new();
@@ -154,6 +161,16 @@ impl Cluster {
         let listener = patiently("the port is free", async || TcpListener::bind(address).await.ok()).await;
         self.door(node, Door::Open).await;
         self.open(node, listener, self.initial.clone()).await;
+    }
+
+    /// Empties a dead master's data folder.
+    pub fn wipe(&mut self, node: usize) {
+        self.nodes[node].folder = tempfile::tempdir().unwrap();
+    }
+
+    /// Waits until a master wants to end its process; answers why, and forgives it.
+    pub async fn fatal(&self, node: usize) -> String {
+        patiently("a fatal error", async || self.nodes[node].fatal.lock().unwrap().pop()).await
     }
 
     pub fn store(&self, node: usize) -> &Store {
@@ -221,6 +238,7 @@ impl Cluster {
             if self.nodes[node].running.is_some() {
                 self.kill(node).await;
             }
+            assert_eq!(*self.nodes[node].fatal.lock().unwrap(), Vec::<String>::new());
         }
     }
 }
