@@ -154,7 +154,12 @@ async fn members_that_contradict_each_other_are_refused() {
     let mut moved = cluster.member(1);
     moved.cluster_address = "127.0.0.1:1".to_owned();
     let refused = cluster.store(0).add_master(moved).await.unwrap_err().to_string();
-    assert!(refused.contains("other addresses"), "{refused}");
+    assert!(refused.contains("remove it first"), "{refused}");
+    let mut known = cluster.member(1);
+    known.api_address = "127.0.0.1:4711".to_owned();
+    cluster.store(0).add_master(known).await.unwrap();
+    let addresses = cluster.store(0).status().members.into_iter().map(|member| member.api_address);
+    assert!(addresses.collect::<Vec<_>>().contains(&"127.0.0.1:4711".to_owned()), "its API moved");
     let mut same = cluster.member(1);
     same.name = "m9".to_owned();
     let refused = cluster.store(0).add_master(same).await.unwrap_err().to_string();

@@ -53,7 +53,8 @@ pub(crate) enum Change {
 }
 
 impl Store {
-    /// Adds a master that waits to be added; answers when it votes.
+    /// Adds a master that waits to be added; answers when it votes. For a member it changes the
+    /// address of its API.
     pub async fn add_master(&self, master: MemberNode) -> Result<(), MembershipError> {
         self.change(Change::Add(master)).await
     }

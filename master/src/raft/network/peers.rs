@@ -85,7 +85,7 @@ impl Peers {
     pub fn get(&self, id: u64, node: &MemberNode) -> Result<Peer, InvalidAddress> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(peer) = known.get(&id)
-            && peer.node == *node
+            && peer.node.cluster_address == node.cluster_address
         {
             return Ok(peer.clone());
         }
