@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use bollard::{API_DEFAULT_VERSION, Docker, errors::Error as BollardError};
+use bollard::{API_DEFAULT_VERSION, BollardRequest, Docker, errors::Error as BollardError};
 use tokio::time;
 
 use super::call_error::CallError;
@@ -108,6 +108,8 @@ impl Connection {
             return Ok(docker.clone());
         }
         let docker = self.dial()?.negotiate_version().await?;
+        let version = docker.client_version().to_string();
+        let docker = docker.with_request_modifier(move |request| versioned(request, &version));
         *self.lock() = Some(docker.clone());
         Ok(docker)
     }
@@ -130,6 +132,19 @@ impl Connection {
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<Docker>> {
         self.agreed.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// bollard agrees on a version and then asks without any, which means the daemon's newest:
+/// a daemon newer than bollard would answer in shapes it does not know.
+fn versioned(mut request: BollardRequest, version: &str) -> BollardRequest {
+    let mut parts = request.uri().clone().into_parts();
+    let path = parts.path_and_query.as_ref().map_or("/", |path| path.as_str());
+    parts.path_and_query = format!("/v{version}{path}").parse().ok();
+    // Both hold for every path bollard makes; otherwise the request goes out as it was.
+    if let Ok(uri) = parts.try_into() {
+        *request.uri_mut() = uri;
+    }
+    request
 }
 
 /// `client version 1.53 is too new. Maximum supported API version is 1.41`, or too old.

@@ -88,7 +88,7 @@ impl Events {
                 Some(RuntimeEvent::Reconnected)
             }
             Err(error) => {
-                let longer = (retry * 2).clamp(FIRST_RETRY, self.connection.limits.reconnect);
+                let longer = (retry * 2).max(FIRST_RETRY).min(self.connection.limits.reconnect);
                 self.state = State::Away { told: true, retry: longer };
                 (!told).then(|| unavailable(&error))
             }
