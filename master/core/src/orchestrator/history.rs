@@ -73,10 +73,9 @@ pub(super) fn delete(draft: &mut Draft<'_>, service: &Service) {
 
 /// Ended records beyond their bound, and those of slots that are no longer used.
 pub(super) fn trim(draft: &mut Draft<'_>, slots: &Slots<'_>) {
-    for slot in slots.all() {
-        let keep = if slot.is_held() { KEPT } else { 0 };
-        let mut ended: Vec<_> = slot
-            .records
+    for (held, records) in slots.all() {
+        let keep = if held { KEPT } else { 0 };
+        let mut ended: Vec<_> = records
             .iter()
             .filter(|i| i.desired == Desired::Stop && i.observed.progress.phase.is_terminal())
             .collect();

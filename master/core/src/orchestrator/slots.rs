@@ -7,7 +7,10 @@
 //! Invariant: at most one holder a slot; an instance on a node that is down holds no slot, except
 //! of a global service, whose slot *is* the node.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeSet,
+    ops::{Deref, Range},
+};
 
 use skein_common::{
     instance::{Desired, Instance, Phase, Slot},
@@ -23,25 +26,43 @@ use crate::state::Service;
 
 pub(super) struct Slots<'a> {
     pub(super) service: &'a Service,
-    slots: BTreeMap<Slot, SlotRecord<'a>>,
+    /// Everything the state knows of the service, in the order of slots.
+    records: Vec<Record<'a>>,
+    /// The slots that have records, in order.
+    slots: Vec<SlotRecord<'a>>,
+    /// Slots without records that this plan begins.
+    begun: BTreeSet<Slot>,
 }
 
-#[derive(Default)]
-pub(super) struct SlotRecord<'a> {
-    pub(super) hold: Hold<'a>,
-    /// Everything the state knows of the slot.
-    pub(super) records: Vec<&'a Instance>,
+/// An instance with its node, looked up once.
+#[derive(Clone, Copy)]
+pub(super) struct Record<'a> {
+    instance: &'a Instance,
+    pub(super) node: Option<&'a Node>,
+}
+
+impl Deref for Record<'_> {
+    type Target = Instance;
+    fn deref(&self) -> &Instance {
+        self.instance
+    }
+}
+
+struct SlotRecord<'a> {
+    slot: Slot,
+    hold: Hold<'a>,
+    /// Its part of the records.
+    range: Range<usize>,
 }
 
 /// Who holds a slot once the plan so far has been applied.
-#[derive(Default, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub(super) enum Hold<'a> {
-    #[default]
     Free,
-    Live(&'a Instance),
+    Live(Record<'a>),
     /// Ended, and that is how it shall be.
-    Completed(&'a Instance),
-    Failed(&'a Instance),
+    Completed(Record<'a>),
+    Failed(Record<'a>),
     /// An instance that this plan creates.
     Created,
 }
@@ -50,25 +71,34 @@ impl<'a> Slots<'a> {
     /// Reads the slots, and gives up what was on nodes that are down.
     pub(super) fn of(draft: &mut Draft<'a>, service: &'a Service) -> Self {
         let state = draft.state;
-        let mut slots: BTreeMap<Slot, SlotRecord<'a>> = BTreeMap::new();
-        for instance in state.instances_of(service.id) {
-            if service.spec.mode != Mode::Global {
-                give_up_with_node(draft, instance);
-            }
-            slots.entry(instance.slot).or_default().records.push(instance);
+        let node = |instance: &Instance| instance.node.and_then(|node| state.node(node)).map(AsRef::as_ref);
+        let records: Vec<Record<'a>> = state
+            .instances_of(service.id)
+            .map(|instance| Record { instance, node: node(instance) })
+            .collect();
+        if service.spec.mode != Mode::Global {
+            records.iter().for_each(|record| give_up_with_node(draft, record));
         }
-        for slot in slots.values_mut() {
-            slot.hold = holder(draft, &slot.records);
+        let mut slots: Vec<SlotRecord<'a>> = Vec::with_capacity(records.len());
+        for part in records.chunk_by(|one, next| one.slot == next.slot) {
+            let Some(first) = part.first() else { continue };
+            let start = slots.last().map_or(0, |before| before.range.end);
+            let hold = holder(draft, part);
+            slots.push(SlotRecord { slot: first.slot, hold, range: start..start + part.len() });
         }
-        Self { service, slots }
+        Self { service, records, slots, begun: BTreeSet::new() }
     }
 
-    pub(super) fn all(&self) -> impl Iterator<Item = &SlotRecord<'a>> {
-        self.slots.values()
+    /// Each slot's records, and whether it is held.
+    pub(super) fn all(&self) -> impl Iterator<Item = (bool, &[Record<'a>])> {
+        let records = |slot: &SlotRecord<'a>| self.records.get(slot.range.clone()).unwrap_or_default();
+        self.slots.iter().map(move |slot| (slot.hold.is_held(), records(slot)))
     }
 
     pub(super) fn held(&self) -> impl Iterator<Item = (Slot, Hold<'a>)> {
-        self.slots.iter().filter(|(_, slot)| slot.is_held()).map(|(slot, record)| (*slot, record.hold))
+        let begun = self.begun.iter().map(|slot| (*slot, Hold::Created));
+        let known = self.slots.iter().map(|slot| (slot.slot, slot.hold));
+        known.filter(|(_, hold)| hold.is_held()).chain(begun)
     }
 
     /// Creates what is missing and removes what is too much.
@@ -126,8 +156,8 @@ impl<'a> Slots<'a> {
         for (slot, hold) in held {
             let Hold::Failed(instance) = hold else { continue };
             let same = instance.generation == self.service.generation;
-            let retry = if same { history::retry(instance, draft.now) } else { Retry::default() };
-            draft.wish(instance, Desired::Stop, "");
+            let retry = if same { history::retry(&instance, draft.now) } else { Retry::default() };
+            draft.wish(&instance, Desired::Stop, "");
             self.create(draft, slot, retry);
         }
     }
@@ -135,38 +165,47 @@ impl<'a> Slots<'a> {
     /// Ends the holder and gives its slot a successor of the current generation, which waits
     /// until the holder has stopped.
     pub(super) fn supersede(&mut self, draft: &mut Draft<'a>, slot: Slot, reason: &str) {
-        if let Some(instance) = self.slots.get(&slot).and_then(|record| record.hold.instance()) {
-            draft.wish(instance, Desired::Stop, reason);
+        if let Some(instance) = self.find(slot).and_then(|record| record.hold.instance()) {
+            draft.wish(&instance, Desired::Stop, reason);
         }
         self.create(draft, slot, Retry::default());
     }
 
     fn create(&mut self, draft: &mut Draft<'a>, slot: Slot, retry: Retry) {
         draft.create(self.service, slot, retry);
-        self.slots.entry(slot).or_default().hold = Hold::Created;
+        match self.find(slot) {
+            Some(record) => record.hold = Hold::Created,
+            None => {
+                self.begun.insert(slot);
+            }
+        }
     }
 
     fn remove(&mut self, draft: &mut Draft<'a>, slot: Slot, reason: &str) {
-        let Some(record) = self.slots.get_mut(&slot) else { return };
+        let Some(record) = self.find(slot) else { return };
         if let Some(instance) = record.hold.instance() {
-            draft.wish(instance, Desired::Remove, reason);
+            draft.wish(&instance, Desired::Remove, reason);
         }
         record.hold = Hold::Free;
     }
 
-    fn is_held(&self, slot: Slot) -> bool {
-        self.slots.get(&slot).is_some_and(SlotRecord::is_held)
+    fn find(&mut self, slot: Slot) -> Option<&mut SlotRecord<'a>> {
+        let position = self.slots.binary_search_by_key(&slot, |record| record.slot).ok()?;
+        self.slots.get_mut(position)
     }
-}
 
-impl SlotRecord<'_> {
-    pub(super) fn is_held(&self) -> bool {
-        !matches!(self.hold, Hold::Free)
+    fn is_held(&self, slot: Slot) -> bool {
+        let known = self.slots.binary_search_by_key(&slot, |record| record.slot);
+        self.begun.contains(&slot) || known.is_ok_and(|position| self.slots[position].hold.is_held())
     }
 }
 
 impl<'a> Hold<'a> {
-    fn instance(self) -> Option<&'a Instance> {
+    pub(super) fn is_held(self) -> bool {
+        !matches!(self, Self::Free)
+    }
+
+    fn instance(self) -> Option<Record<'a>> {
         match self {
             Self::Live(instance) | Self::Completed(instance) | Self::Failed(instance) => Some(instance),
             Self::Free | Self::Created => None,
@@ -183,8 +222,8 @@ impl<'a> Hold<'a> {
     }
 }
 
-fn give_up_with_node<'a>(draft: &mut Draft<'a>, instance: &'a Instance) {
-    let Some(node) = draft.node_of(instance).filter(|node| node.liveness == Liveness::Down) else { return };
+fn give_up_with_node(draft: &mut Draft<'_>, instance: &Record<'_>) {
+    let Some(node) = instance.node.filter(|node| node.liveness == Liveness::Down) else { return };
     if !instance.observed.progress.phase.is_terminal() {
         let reason = format!("node {} is down: {}", node.description.name, node.liveness_reason);
         draft.lose(instance, reason);
@@ -192,21 +231,21 @@ fn give_up_with_node<'a>(draft: &mut Draft<'a>, instance: &'a Instance) {
 }
 
 /// The live instance, else the one that ended last and was to run.
-fn holder<'a>(draft: &mut Draft<'a>, records: &[&'a Instance]) -> Hold<'a> {
+fn holder<'a>(draft: &mut Draft<'_>, records: &[Record<'a>]) -> Hold<'a> {
     let live = records.iter().find(|instance| instance.is_live() && !draft.loses(instance)).copied();
     let wanted = records.iter().filter(|i| i.desired == Desired::Run && !i.is_live());
-    let mut ended: Vec<&'a Instance> = wanted.copied().collect();
+    let mut ended: Vec<Record<'a>> = wanted.copied().collect();
     ended.sort_by_key(|instance| (instance.created_revision, instance.id));
     let hold = match live {
         Some(instance) => Hold::Live(instance),
         None => match ended.pop() {
-            Some(last) if is_completed(draft, last) => Hold::Completed(last),
+            Some(last) if is_completed(draft, &last) => Hold::Completed(last),
             Some(last) => Hold::Failed(last),
             None => Hold::Free,
         },
     };
     // Left behind by a plan that was applied in part.
-    ended.into_iter().for_each(|instance| draft.wish(instance, Desired::Stop, ""));
+    ended.into_iter().for_each(|instance| draft.wish(&instance, Desired::Stop, ""));
     hold
 }
 

@@ -11,14 +11,14 @@
 //! Deliberately not here: parallelism, order start-first, rollback (the rollout to come).
 
 use skein_common::{
-    instance::{Instance, Phase, Slot},
+    instance::{Phase, Slot},
     node::Liveness,
     service::Mode,
 };
 
 use super::{
     draft::Draft,
-    slots::{Hold, Slots, misplaced},
+    slots::{Hold, Record, Slots, misplaced},
 };
 
 struct Candidate {
@@ -32,7 +32,8 @@ struct Candidate {
 pub(super) fn advance<'a>(draft: &mut Draft<'a>, slots: &mut Slots<'a>) {
     let mut candidates = Vec::new();
     let mut settled = true;
-    for (slot, hold) in slots.held().collect::<Vec<_>>() {
+    let held: Vec<_> = slots.held().collect();
+    for (slot, hold) in held {
         match judge(draft, slots, slot, hold) {
             Standing::Fine => {}
             Standing::Unsettled => settled = false,
@@ -81,23 +82,22 @@ fn judge(draft: &Draft<'_>, slots: &Slots<'_>, slot: Slot, hold: Hold<'_>) -> St
                     Standing::Unsettled
                 };
             }
-            let leave = must_leave(draft, slots, instance);
+            let leave = must_leave(draft, slots, &instance);
             let reason = leave.clone().or_else(|| outdated.then(updated));
-            judge_placed(draft, slots, instance, slot, leave.is_some(), reason)
+            judge_placed(slots, &instance, slot, leave.is_some(), reason)
         }
     }
 }
 
 fn judge_placed(
-    draft: &Draft<'_>,
     slots: &Slots<'_>,
-    instance: &Instance,
+    instance: &Record<'_>,
     slot: Slot,
     misplaced: bool,
     reason: Option<String>,
 ) -> Standing {
     let ready = instance.observed.progress.phase == Phase::Ready;
-    match draft.node_of(instance).map(|node| node.liveness) {
+    match instance.node.map(|node| node.liveness) {
         Some(Liveness::Ready) => {}
         // The one instance of a node that is away; it follows when the node is back.
         Some(Liveness::Down) | None if slots.service.spec.mode == Mode::Global => return Standing::Fine,
@@ -114,10 +114,12 @@ fn judge_placed(
 
 /// Why a replicated instance has to leave its node. (Slots of global services are removed with
 /// their node's eligibility.)
-fn must_leave(draft: &Draft<'_>, slots: &Slots<'_>, instance: &Instance) -> Option<String> {
-    if slots.service.spec.mode == Mode::Global {
+fn must_leave(draft: &Draft<'_>, slots: &Slots<'_>, instance: &Record<'_>) -> Option<String> {
+    let service = slots.service;
+    if service.spec.mode == Mode::Global {
         return None;
     }
-    let spec = draft.state.spec_of(instance)?;
-    draft.node_of(instance).and_then(|node| misplaced(node, spec))
+    let current = instance.generation == service.generation;
+    let spec = if current { Some(&service.spec) } else { draft.state.spec_of(instance) };
+    misplaced(instance.node?, spec?)
 }
