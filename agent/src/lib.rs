@@ -2,10 +2,14 @@
 //!
 //! Invariant: decisions are made in `skein-agent-core`; this crate executes them.
 
+pub mod agent;
 pub mod checkpoint;
 pub mod clock;
+pub mod config;
 mod executor;
 pub mod identity;
+mod logs;
 pub mod runtime;
+mod session;
 pub mod usage;
 pub mod worker;

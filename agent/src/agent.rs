@@ -1,0 +1,203 @@
+//! The only place where an agent is wired together: identity, worker, session, sampler, logs.
+//!
+//! Invariant: every task is in one tracker and ends on one token; when [`AgentHandle::stop`]
+//! returns none is left, and every container goes on. An agent is a value: thousands live in
+//! one process, with the engine in memory and nothing on disk.
+//! Deliberately not here: flags (`config`), signals (`main`).
+
+use std::{collections::BTreeMap, error::Error, io, path::PathBuf, sync::Arc};
+
+use rand::RngExt;
+use skein_agent_core::Checkpoint;
+use skein_common::{
+    NodeId, Resources,
+    node::{NodeDescription, Platform},
+};
+use tokio::sync::watch;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::Instrument;
+
+pub use crate::session::Connection;
+use crate::{
+    checkpoint::{self, Loaded},
+    identity::{Identity, OpenIdentityError},
+    logs::LogPusher,
+    runtime::ContainerRuntime,
+    session::{Session, SessionConfig},
+    usage::{DEFAULT_INTERVAL, HostSampler, UsageReport, UsageSampler},
+    worker::{Holdings, Worker, WorkerHandle},
+};
+
+/// `EX_IOERR`: the data cannot be used.
+const EXIT_DATA: u8 = 74;
+const EXIT_USAGE: u8 = 64;
+
+/// Checked by whoever makes it (`config`).
+#[derive(Debug, Clone)]
+pub struct AgentConfig {
+    /// Unique in the cluster.
+    pub name: String,
+    /// `host:port` of the API of at least one master.
+    pub masters: Vec<String>,
+    /// `None` = nothing is kept, and the machine is not measured: an agent among thousands.
+    pub data_dir: Option<PathBuf>,
+    /// Where the node's ports are reached, without port.
+    pub address: String,
+    pub labels: BTreeMap<String, String>,
+    pub capacity: Resources,
+    pub reserved: Resources,
+    pub platform: Platform,
+}
+
+/// Why an agent does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartAgentError {
+    #[error(transparent)]
+    Identity(#[from] OpenIdentityError),
+    #[error("the checkpoint cannot be read")]
+    Checkpoint(#[source] io::Error),
+}
+
+impl StartAgentError {
+    #[must_use]
+    pub const fn exit_code(&self) -> u8 {
+        match self {
+            // Another --data-dir is what helps.
+            Self::Identity(OpenIdentityError::InUse(_)) => EXIT_USAGE,
+            Self::Identity(_) | Self::Checkpoint(_) => EXIT_DATA,
+        }
+    }
+}
+
+/// A running agent. Dropping it leaves the tasks running; call [`AgentHandle::stop`].
+#[derive(Debug)]
+pub struct AgentHandle {
+    node: NodeId,
+    stop: CancellationToken,
+    tracker: TaskTracker,
+    worker: WorkerHandle,
+    connection: watch::Receiver<Connection>,
+}
+
+/// Starts agents.
+#[derive(Debug)]
+pub struct Agent;
+
+impl Agent {
+    /// Starts one; returns when its folder is locked and its tasks run.
+    ///
+    /// # Errors
+    /// [`StartAgentError`] when the folder cannot be used.
+    pub async fn start<R: ContainerRuntime>(
+        config: AgentConfig,
+        runtime: R,
+    ) -> Result<AgentHandle, StartAgentError> {
+        let bits = rand::rng().random();
+        let (identity, checkpoint) = match config.data_dir.clone() {
+            Some(folder) => tokio::task::spawn_blocking(move || open(&folder, bits))
+                .await
+                .map_err(|panicked| StartAgentError::Checkpoint(io::Error::other(panicked)))??,
+            None => (Identity::in_memory(NodeId::from_random(bits)), None),
+        };
+        Ok(wire(config, Arc::new(runtime), identity, checkpoint))
+    }
+}
+
+fn open(folder: &std::path::Path, bits: u64) -> Result<(Identity, Option<Checkpoint>), StartAgentError> {
+    let identity = Identity::open(folder, bits)?;
+    let checkpoint = match checkpoint::load(folder).map_err(StartAgentError::Checkpoint)? {
+        Loaded::Absent => None,
+        Loaded::Found(checkpoint) => Some(*checkpoint),
+        Loaded::SetAside { to, reason } => {
+            let error = &reason as &dyn Error;
+            let to = to.display();
+            tracing::warn!(error, %to, "the checkpoint is set aside; going on from what the engine shows");
+            None
+        }
+    };
+    Ok((identity, checkpoint))
+}
+
+fn wire<R: ContainerRuntime>(
+    config: AgentConfig,
+    runtime: Arc<R>,
+    identity: Identity,
+    checkpoint: Option<Checkpoint>,
+) -> AgentHandle {
+    let (node, incarnation) = (identity.node, identity.incarnation);
+    let span = tracing::info_span!("agent", node = config.name);
+    span.in_scope(|| tracing::info!(%node, incarnation, cluster = ?identity.cluster, "started"));
+    let (stop, tracker) = (CancellationToken::new(), TaskTracker::new());
+    let (worker, handle) = span.in_scope(|| Worker::new(Arc::clone(&runtime), identity, checkpoint));
+    let usage = match &config.data_dir {
+        Some(data_dir) => {
+            let host = HostSampler::new(data_dir.clone());
+            let (sampler, usage) =
+                UsageSampler::new(Arc::clone(&runtime), handle.running(), host, DEFAULT_INTERVAL);
+            tracker.spawn(sampler.run(stop.clone()).instrument(span.clone()));
+            usage
+        }
+        None => watch::channel(UsageReport::default()).1,
+    };
+    let logs = LogPusher::new(Arc::clone(&runtime), handle.clone(), tracker.clone(), stop.clone());
+    let session = SessionConfig {
+        masters: config.masters.clone(),
+        node,
+        incarnation,
+        description: description(config),
+    };
+    let (session, connection) = Session::new(session, runtime, handle.clone(), usage, logs);
+    tracker.spawn(worker.run(stop.clone()).instrument(span.clone()));
+    tracker.spawn(session.run(stop.clone()).instrument(span));
+    tracker.close();
+    AgentHandle { node, stop, tracker, worker: handle, connection }
+}
+
+fn description(config: AgentConfig) -> NodeDescription {
+    NodeDescription {
+        name: config.name,
+        address: config.address,
+        labels: config.labels,
+        capacity: config.capacity,
+        reserved: config.reserved,
+        platform: config.platform,
+        agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+        runtime_version: String::new(),
+    }
+}
+
+impl AgentHandle {
+    /// Ends all tasks; containers go on.
+    pub async fn stop(self) {
+        self.stop.cancel();
+        self.tracker.wait().await;
+    }
+
+    #[must_use]
+    pub const fn node(&self) -> NodeId {
+        self.node
+    }
+
+    /// What the node holds, live.
+    #[must_use]
+    pub fn holdings(&self) -> watch::Receiver<Holdings> {
+        self.worker.holdings()
+    }
+
+    /// To which leader it is connected, live.
+    #[must_use]
+    pub fn connection(&self) -> watch::Receiver<Connection> {
+        self.connection.clone()
+    }
+
+    /// Highest term obeyed.
+    #[must_use]
+    pub fn term(&self) -> u64 {
+        self.worker.term()
+    }
+
+    /// Ends when a task of the agent ended by itself, which none should: then it is of no use.
+    pub async fn failed(&self) {
+        self.tracker.wait().await;
+    }
+}

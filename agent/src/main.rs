@@ -1,0 +1,57 @@
+//! Loads the configuration, starts the agent, waits for a signal, stops it; containers go on.
+//!
+//! Invariant: exit 0 after a stop, 64 for wrong usage, 74 when the data cannot be used, 1 otherwise.
+
+use std::{error::Error, io::IsTerminal as _, process::ExitCode};
+
+use skein_agent::{
+    agent::Agent,
+    config::{Config, LogFormat, with_causes},
+};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let config = match Config::parse(std::env::args_os()) {
+        Ok(config) => config,
+        Err(error) => return error.tell().into(),
+    };
+    init_logs(config.log_format);
+    match run(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err((code, error)) => {
+            eprintln!("skein-agent: {}", with_causes(error.as_ref()));
+            code.into()
+        }
+    }
+}
+
+/// One thread: the agent waits, for the engine and for masters; its memory matters more.
+#[tokio::main(flavor = "current_thread")]
+async fn run(config: Config) -> Result<(), (u8, Box<dyn Error>)> {
+    let failed = |error: std::io::Error| (1, error.into());
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let agent = Agent::start(config.agent, config.runtime)
+        .await
+        .map_err(|error| (error.exit_code(), error.into()))?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("asked to stop; containers go on");
+    agent.stop().await;
+    Ok(())
+}
+
+fn init_logs(format: LogFormat) {
+    let filter = EnvFilter::try_from_env("SKEIN_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let logs = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
+    match format {
+        LogFormat::Text => logs.init(),
+        LogFormat::Json => logs.json().init(),
+    }
+}
