@@ -195,7 +195,9 @@ impl Liveness {
             .filter(|(_, watched)| lately(watched) && watched.unknown_at < watched.down_at)
             .map(|(id, _)| **id)
             .collect();
-        let alive = self.nodes.keys().filter(|id| !given_up(id) || fresh.contains(id)).count();
+        // Given up long ago and still silent: they are not among those of whom many are lost.
+        let dead = silent.iter().filter(|(id, _)| given_up(id) && !fresh.contains(*id)).count();
+        let alive = self.nodes.len() - dead;
         let believable = self.config.believable(alive);
         let due = silent.iter().filter(|(id, watched)| watched.down_at <= now && !given_up(id));
         let due: BTreeSet<NodeId> = due.map(|(id, _)| **id).collect();

@@ -1,3 +1,5 @@
+//! What each command does, as tables: given, when, then.
+
 use std::{sync::Arc, time::Duration};
 
 use skein_common::{

@@ -1,3 +1,5 @@
+//! Silence and return of nodes, second by second.
+
 use super::*;
 use crate::testing::Cluster;
 
@@ -216,5 +218,51 @@ fn large_clusters_beat_more_slowly() {
     for (nodes, millis) in [(1, 2_000), (4_000, 2_000), (5_000, 2_500), (20_000, 10_000)] {
         assert_eq!(config.heartbeat(nodes), Duration::from_millis(millis), "{nodes}");
         assert!(config.down_after(nodes) > config.unknown_after(nodes));
+    }
+}
+
+/// One returns as the other falls silent: the one that returned counts among the living.
+#[test]
+fn who_has_just_come_back_counts_as_alive() {
+    let mut leader = Leader::new(2);
+    leader.run(&["n2"], 1, 10);
+    assert_eq!(leader.picture(), "DR");
+    leader.liveness.heard(leader.cluster.node("n1"), s(20));
+    leader.judge(s(20));
+    assert_eq!(leader.picture(), "RD");
+}
+
+proptest::proptest! {
+    /// However nodes come, go and return: none is given up that was heard lately, one that is
+    /// heard is Ready, and never are all given up.
+    #[test]
+    fn nobody_is_given_up_rashly(
+        nodes in 1..8usize,
+        steps in proptest::collection::vec((1..12u64, proptest::bits::u8::ANY, 0..40u8), 1..60),
+    ) {
+        let mut leader = Leader::new(nodes);
+        let mut heard = vec![0; nodes];
+        let (mut now, mut since) = (0, 0);
+        for (pass, speaking, change) in steps {
+            now += pass;
+            if change == 0 {
+                leader.liveness = Leader::begin(&leader.cluster, s(now));
+                since = now;
+            }
+            for (number, heard) in heard.iter_mut().enumerate().filter(|(number, _)| speaking >> number & 1 == 1) {
+                leader.liveness.heard(leader.cluster.node(&format!("n{}", number + 1)), s(now));
+                *heard = now;
+            }
+            let before = leader.picture();
+            leader.judge(s(now));
+            let after = leader.picture();
+            for (number, (was, is)) in before.chars().zip(after.chars()).enumerate() {
+                let silence = now - heard[number];
+                proptest::prop_assert!(silence > 0 || is == 'R', "heard and {is}");
+                let patient = silence >= 10 && (now - since >= 10 || was == 'U' && now - since >= 4);
+                proptest::prop_assert!(was == 'D' || is != 'D' || patient, "{was} to {is} after {silence} s");
+            }
+            proptest::prop_assert!(after.contains(['R', 'U']), "all are given up");
+        }
     }
 }

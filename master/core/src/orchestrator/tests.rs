@@ -1,3 +1,5 @@
+//! Scenarios of the planner on a small cluster whose agents obey.
+
 use std::time::Duration;
 
 use skein_common::{

@@ -1,3 +1,5 @@
+//! Filters, scores and groups, as tables.
+
 use skein_common::{
     node::{Availability, Liveness},
     service::{Publish, ServiceSpec},

@@ -1,3 +1,5 @@
+//! Which ports are handed out.
+
 use skein_common::service::{Publish, ServiceSpec};
 
 use super::*;
