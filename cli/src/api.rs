@@ -59,7 +59,7 @@ macro_rules! pages {
         let mut request = $request;
         let mut found = Vec::new();
         loop {
-            let page = call!($api, Repeat::Always, $client.$method(request.clone()))?;
+            let page = call!($api, Repeat::Read, $client.$method(request.clone()))?;
             found.extend(page.$items);
             if page.next_page_token.is_empty() {
                 break Ok(found);
@@ -95,12 +95,12 @@ impl Api {
             validate_only,
             ..Default::default()
         };
-        call!(self, Repeat::Always, services.apply_service(request))
+        call!(self, Repeat::Write, services.apply_service(request))
     }
 
     pub async fn service(&self, service: &str) -> Result<Service, Failure> {
         let request = v1::GetServiceRequest { service: service.to_owned(), consistency: self.consistency };
-        call!(self, Repeat::Always, services.get_service(request))?.service.ok_or_else(|| missing("service"))
+        call!(self, Repeat::Read, services.get_service(request))?.service.ok_or_else(|| missing("service"))
     }
 
     /// Services with all these labels; an empty value matches any.
@@ -122,9 +122,7 @@ impl Api {
             request_id: request_id(),
             ..Default::default()
         };
-        call!(self, Repeat::Always, services.scale_service(request))?
-            .service
-            .ok_or_else(|| missing("service"))
+        call!(self, Repeat::Write, services.scale_service(request))?.service.ok_or_else(|| missing("service"))
     }
 
     pub async fn delete_service(&self, service: &str) -> Result<Service, Failure> {
@@ -133,14 +131,14 @@ impl Api {
             request_id: request_id(),
             ..Default::default()
         };
-        call!(self, Repeat::Always, services.delete_service(request))?
+        call!(self, Repeat::Write, services.delete_service(request))?
             .service
             .ok_or_else(|| missing("service"))
     }
 
     pub async fn instance(&self, instance: &str) -> Result<Instance, Failure> {
         let request = v1::GetInstanceRequest { instance: instance.to_owned(), consistency: self.consistency };
-        call!(self, Repeat::Always, instances.get_instance(request))?
+        call!(self, Repeat::Read, instances.get_instance(request))?
             .instance
             .ok_or_else(|| missing("instance"))
     }
@@ -159,7 +157,7 @@ impl Api {
 
     pub async fn node(&self, node: &str) -> Result<Node, Failure> {
         let request = v1::GetNodeRequest { node: node.to_owned(), consistency: self.consistency };
-        call!(self, Repeat::Always, nodes.get_node(request))?.node.ok_or_else(|| missing("node"))
+        call!(self, Repeat::Read, nodes.get_node(request))?.node.ok_or_else(|| missing("node"))
     }
 
     pub async fn nodes(&self) -> Result<Vec<Node>, Failure> {
@@ -179,7 +177,7 @@ impl Api {
             request_id: request_id(),
             ..Default::default()
         };
-        call!(self, Repeat::Always, nodes.update_node(request))?.node.ok_or_else(|| missing("node"))
+        call!(self, Repeat::Write, nodes.update_node(request))?.node.ok_or_else(|| missing("node"))
     }
 
     /// Replaces all labels set through the API, unless the node has changed since `etag`.
@@ -195,7 +193,7 @@ impl Api {
             request_id: request_id(),
             ..Default::default()
         };
-        call!(self, Repeat::Always, nodes.update_node(request))?.node.ok_or_else(|| missing("node"))
+        call!(self, Repeat::Write, nodes.update_node(request))?.node.ok_or_else(|| missing("node"))
     }
 
     pub async fn delete_node(&self, node: &str, force: bool) -> Result<(), Failure> {
@@ -205,7 +203,7 @@ impl Api {
             request_id: request_id(),
             ..Default::default()
         };
-        call!(self, Repeat::Always, nodes.delete_node(request)).map(|_| ())
+        call!(self, Repeat::Write, nodes.delete_node(request)).map(|_| ())
     }
 
     /// The newest `limit` events about a subject (empty = all), the oldest of them first.
@@ -218,7 +216,7 @@ impl Api {
         };
         let mut found = Vec::new();
         while found.len() < limit {
-            let page = call!(self, Repeat::Always, events.list_events(request.clone()))?;
+            let page = call!(self, Repeat::Read, events.list_events(request.clone()))?;
             found.extend(page.events);
             if page.next_page_token.is_empty() {
                 break;
@@ -232,16 +230,16 @@ impl Api {
 
     pub async fn node_usage(&self) -> Result<Vec<v1::NodeUsage>, Failure> {
         let request = v1::ListNodeUsageRequest {};
-        Ok(call!(self, Repeat::Always, usage.list_node_usage(request))?.nodes)
+        Ok(call!(self, Repeat::Read, usage.list_node_usage(request))?.nodes)
     }
 
     pub async fn instance_usage(&self, service: &str) -> Result<Vec<v1::InstanceUsage>, Failure> {
         let request = v1::ListInstanceUsageRequest { service: service.to_owned() };
-        Ok(call!(self, Repeat::Always, usage.list_instance_usage(request))?.instances)
+        Ok(call!(self, Repeat::Read, usage.list_instance_usage(request))?.instances)
     }
 
     pub async fn status(&self) -> Result<GetStatusResponse, Failure> {
-        call!(self, Repeat::Always, cluster.get_status(v1::GetStatusRequest {}))
+        call!(self, Repeat::Read, cluster.get_status(v1::GetStatusRequest {}))
     }
 
     pub async fn add_master(&self, request: v1::AddMasterRequest) -> Result<Vec<v1::Member>, Failure> {

@@ -62,12 +62,20 @@ pub struct Global {
         short = 'm',
         global = true,
         env = "SKEIN_MASTERS",
+        hide_env_values = true,
         value_name = "HOST:PORT,...",
         value_delimiter = ','
     )]
     pub master: Vec<String>,
     /// Use the masters of this context
-    #[arg(long, global = true, env = "SKEIN_CONTEXT", value_name = "NAME", conflicts_with = "master")]
+    #[arg(
+        long,
+        global = true,
+        env = "SKEIN_CONTEXT",
+        hide_env_values = true,
+        value_name = "NAME",
+        conflicts_with = "master"
+    )]
     pub context: Option<String>,
     /// Form of the output
     #[arg(
@@ -141,6 +149,40 @@ mod tests {
             }
             open.extend(command.get_subcommands().cloned());
         }
+    }
+
+    /// The texts as they were last read through; `BLESS=1` writes them anew.
+    #[test]
+    fn help_is_as_it_was_agreed() {
+        let mut text = format!("$ skein\n{OVERVIEW}\n");
+        let mut root = Cli::command().term_width(100);
+        root.build();
+        let mut open = vec![("skein".to_owned(), root)];
+        while let Some((name, mut command)) = open.pop() {
+            // Global options are in the first text only.
+            let help = command.render_help().to_string();
+            let own = help.split("Global options:").collect::<Vec<_>>();
+            let shown = if name == "skein" { help.clone() } else { own_part(&own) };
+            text.push_str(&format!("\n$ {name} -h\n{}\n", shown.trim_end()));
+            let children: Vec<clap::Command> = command.get_subcommands().cloned().collect();
+            for child in children.into_iter().rev() {
+                open.push((format!("{name} {}", child.get_name()), child.term_width(100)));
+            }
+        }
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/args/help.txt");
+        if std::env::var_os("BLESS").is_some() {
+            std::fs::write(path, &text).expect("a writable source tree");
+        }
+        let agreed = std::fs::read_to_string(path).unwrap_or_default();
+        assert_eq!(text, agreed, "changed on purpose? run this test with BLESS=1 and read the difference");
+    }
+
+    /// What comes before the global options, and the examples behind them.
+    fn own_part(parts: &[&str]) -> String {
+        let examples =
+            parts.last().and_then(|rest| rest.split_once("\n\nExample")).map(|(_, examples)| examples);
+        let examples = examples.map(|examples| format!("Example{examples}")).unwrap_or_default();
+        format!("{}{examples}", parts.first().copied().unwrap_or_default())
     }
 
     #[test]

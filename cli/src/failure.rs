@@ -9,7 +9,7 @@ use std::{fmt, io, time::Duration};
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
-use crate::compose::Diagnostic;
+use crate::{compose::Diagnostic, masters::spell};
 
 pub const EXIT_FAILED: u8 = 1;
 pub const EXIT_NOT_CONVERGED: u8 = 2;
@@ -139,7 +139,7 @@ impl fmt::Display for Failure {
                 f.write_str("\nnext: name your masters with --master HOST:PORT[,...] or SKEIN_MASTERS, or see skein context --help")
             }
             Self::GaveUp { after, last, outcome_unknown } => {
-                write!(f, "no useful answer within {} s; the last was {last}", after.as_secs())?;
+                write!(f, "no useful answer within {}; the last was {last}", spell(*after))?;
                 if *outcome_unknown {
                     f.write_str("\nthe change may have been made all the same: look before you repeat it")?;
                 }

@@ -37,8 +37,10 @@ const KEEP_ALIVE: Duration = Duration::from_secs(3);
 /// What may be repeated after a connection was lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Repeat {
-    /// Reads, and writes that carry a `request_id`.
-    Always,
+    /// Changes nothing.
+    Read,
+    /// A write that carries a `request_id`.
+    Write,
     /// Only when it certainly was not done.
     WhenNotDone,
 }
@@ -190,7 +192,7 @@ impl Masters {
                 Err(attempt) => (attempt, None),
                 Ok((address, channel)) => {
                     let limit = match repeat {
-                        Repeat::Always => ATTEMPT_TIMEOUT.min(search.left()),
+                        Repeat::Read | Repeat::Write => ATTEMPT_TIMEOUT.min(search.left()),
                         Repeat::WhenNotDone => search.left(),
                     };
                     let status = match timeout(limit, ask(channel)).await {
@@ -199,9 +201,7 @@ impl Masters {
                             return Ok(response.into_inner());
                         }
                         Ok(Err(status)) => status,
-                        Err(_) => {
-                            Status::deadline_exceeded(format!("no answer within {} s", limit.as_secs()))
-                        }
+                        Err(_) => Status::deadline_exceeded(format!("no answer within {}", spell(limit))),
                     };
                     match judge(&status, repeat) {
                         Verdict::Final => return Err(Failure::Refused(Refusal::from(status))),
@@ -209,7 +209,7 @@ impl Masters {
                             if !connection_lost {
                                 self.reached.set(true);
                             }
-                            search.outcome_unknown |= outcome_unknown;
+                            search.outcome_unknown |= outcome_unknown && repeat != Repeat::Read;
                             self.move_on();
                             (Attempt { address, reason }, pause)
                         }
@@ -234,6 +234,16 @@ async fn connect_to(address: &str) -> Result<Channel, String> {
         Ok(Err(error)) => Err(last_source(&error)),
         Err(_) => Err(format!("no connection within {} s", CONNECT_TIMEOUT.as_secs())),
     }
+}
+
+/// `60s`, `200ms`.
+pub fn spell(duration: Duration) -> String {
+    let whole = if duration >= Duration::from_secs(1) {
+        Duration::from_secs(duration.as_secs())
+    } else {
+        Duration::from_millis(u64::from(duration.subsec_millis()))
+    };
+    humantime::format_duration(whole).to_string()
 }
 
 /// One search for a useful answer.
@@ -269,7 +279,11 @@ impl<'a> Search<'a> {
     /// # Errors
     /// When the time is over.
     pub async fn pause(&mut self, attempt: Attempt, asked: Option<Duration>) -> Result<(), Failure> {
-        self.tried.insert(attempt.address.clone(), attempt.reason.clone());
+        let cut_short = self.left().is_zero() && self.tried.contains_key(&attempt.address);
+        if !cut_short {
+            self.tried.insert(attempt.address.clone(), attempt.reason.clone());
+        }
+        let attempt = Attempt { reason: self.tried[&attempt.address].clone(), ..attempt };
         self.failures += 1;
         let round_is_over = self.failures.is_multiple_of(self.masters.addresses.len().max(1));
         let nobody = !self.masters.reached.get();

@@ -34,7 +34,7 @@ impl Terminal {
     }
 
     /// No terminal: everything goes to these two.
-    pub fn into_writers(out: Box<dyn Write>, err: Box<dyn Write>) -> Self {
+    pub fn into_writers(out: Box<dyn Write>, err: Box<dyn Write>, quiet: bool) -> Self {
         Self {
             out: RefCell::new(out),
             err: RefCell::new(err),
@@ -42,7 +42,7 @@ impl Terminal {
             err_is_terminal: false,
             width: None,
             height: None,
-            quiet: false,
+            quiet,
         }
     }
 

@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use serde_json::Value;
 use skein_common::Timestamp;
-use skein_proto::v1::{AddMasterRequest, GetStatusResponse, Member, MemberRole};
+use skein_proto::v1::{AddMasterRequest, GetStatusRequest, GetStatusResponse, Member, MemberRole};
 
 use crate::{
-    api::Api,
+    api,
     app::App,
     failure::Failure,
-    masters::Masters,
+    masters::{Masters, spell},
     output::{Column, Format, Row, column, json, text, wide},
 };
 
@@ -130,21 +130,20 @@ fn headline(status: &GetStatusResponse, members: &[MemberView]) -> String {
 
 /// What a member says of itself, however the others see it.
 async fn ask(member: &Member, asked: &GetStatusResponse) -> MemberView {
-    let answer = if member.name == asked.name {
-        Ok(asked.clone())
-    } else {
-        let masters = Masters::new(vec![member.api_address.clone()], MEMBER_TIMEOUT, Box::new(|_| {}));
-        let api = Api::new(masters, true);
-        match tokio::time::timeout(MEMBER_TIMEOUT, api.status()).await {
-            Ok(Ok(status)) => Ok(status),
-            Ok(Err(Failure::Unreachable(attempts))) => {
-                Err(attempts.into_iter().map(|attempt| attempt.reason).next().unwrap_or_default())
-            }
-            Ok(Err(failure)) => Err(failure.to_string()),
-            Err(_) => Err("no answer within 1 s".to_owned()),
-        }
-    };
+    let answer =
+        if member.name == asked.name { Ok(asked.clone()) } else { ask_itself(&member.api_address).await };
     MemberView { member: member.clone(), answer }
+}
+
+/// Once: what does not answer now is what is to be shown.
+async fn ask_itself(address: &str) -> Result<GetStatusResponse, String> {
+    let masters = Masters::new(vec![address.to_owned()], MEMBER_TIMEOUT, Box::new(|_| {}));
+    let (_, channel) = masters.connect().await.map_err(|attempt| attempt.reason)?;
+    match tokio::time::timeout(MEMBER_TIMEOUT, api::cluster(channel).get_status(GetStatusRequest {})).await {
+        Ok(Ok(response)) => Ok(response.into_inner()),
+        Ok(Err(status)) => Err(status.message().to_owned()),
+        Err(_) => Err(format!("no answer within {}", spell(MEMBER_TIMEOUT))),
+    }
 }
 
 struct Status(GetStatusResponse);

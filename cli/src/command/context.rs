@@ -23,8 +23,11 @@ use crate::{
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
     Ls(LsArgs),
+    /// Make a context the current one
     Use(UseArgs),
     Add(AddArgs),
+    /// Forget a context
+    #[command(visible_alias = "remove")]
     Rm(UseArgs),
 }
 

@@ -228,7 +228,8 @@ impl<'a> Reader<'a> {
         if self.failed.is_empty() {
             return Ok(());
         }
-        Err(Failure::Failed(format!("{} instances could not be asked", self.failed.len())))
+        let names: Vec<&str> = self.failed.keys().map(String::as_str).collect();
+        Err(Failure::Failed(format!("no output of {}", names.join(", "))))
     }
 }
 

@@ -115,8 +115,9 @@ pub struct LabelArgs {
 #[command(
     visible_alias = "remove",
     after_help = "\
-Example:
-  skein node drain n2, then stop its agent, then skein node rm n2"
+Examples:
+  skein node drain n2 && ssh n2 systemctl stop skein-agent && skein node rm n2
+  skein node rm n3 --force                 it is broken and will not come back"
 )]
 pub struct RmArgs {
     #[command(flatten)]

@@ -19,7 +19,9 @@ use crate::{
 pub enum Command {
     Deploy(DeployArgs),
     Ls(LsArgs),
+    /// List the instances of a stack
     Ps(OneArgs),
+    /// List the services of a stack
     Services(OneArgs),
     Rm(RmArgs),
 }

@@ -1,0 +1,179 @@
+//! Waiting until it has come true: resumed watches, what is said meanwhile, leaving early.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use skein_proto::v1::{self, Phase};
+use tokio::sync::oneshot;
+use tonic::{Code, Status};
+
+use super::{
+    add_service,
+    fake::{changed, serve, snapshot, status, synced},
+    instance, node, service, skein, skein_in, world,
+};
+
+#[tokio::test]
+async fn a_watch_resumes_behind_what_it_has_seen() {
+    let world = world();
+    add_service(&world, service("web", 2));
+    let (a, b) = (serve("a", &world).await, serve("b", &world).await);
+    {
+        let mut world = world.lock().unwrap();
+        world.instance_watches = VecDeque::from([
+            vec![
+                Ok(snapshot(instance("web", 1, Phase::Pulling))),
+                Ok(synced(5)),
+                Ok(changed(6, instance("web", 1, Phase::Ready))),
+                Err(Status::unavailable("the master goes down")),
+            ],
+            vec![
+                Ok(changed(7, instance("web", 2, Phase::Starting))),
+                Ok(changed(9, instance("web", 2, Phase::Ready))),
+            ],
+        ]);
+    }
+    let ended = skein(&[&a, &b], "service scale web=2").await;
+    assert_eq!(ended.code, 0, "{}", ended.err);
+    assert!(ended.err.ends_with("web 2/2 ready\n"), "{}", ended.err);
+    let world = world.lock().unwrap();
+    assert_eq!(world.keys("watch_instances"), ["0", "6"]);
+    assert_eq!(world.masters_asked("watch_instances"), ["a", "b"]);
+}
+
+#[tokio::test]
+async fn a_compacted_watch_begins_anew() {
+    let world = world();
+    add_service(&world, service("web", 1));
+    let a = serve("a", &world).await;
+    {
+        let mut world = world.lock().unwrap();
+        world.instance_watches = VecDeque::from([
+            vec![
+                Ok(snapshot(instance("old", 1, Phase::Ready))),
+                Ok(synced(5)),
+                Err(Status::unavailable("bye")),
+            ],
+            vec![Err(status(Code::OutOfRange, "COMPACTED", "too old"))],
+            vec![Ok(snapshot(instance("web", 1, Phase::Ready))), Ok(synced(80))],
+        ]);
+    }
+    let ended = skein(&[&a], "service scale web=1").await;
+    assert_eq!(ended.code, 0, "{}", ended.err);
+    assert_eq!(world.lock().unwrap().keys("watch_instances"), ["0", "5", "0"]);
+}
+
+#[tokio::test]
+async fn what_does_not_come_true_in_time_ends_with_2() {
+    let world = world();
+    add_service(&world, service("web", 3));
+    let a = serve("a", &world).await;
+    let mut pending = instance("web", 2, Phase::Pending);
+    pending.explanation = "3 nodes: 2 insufficient memory, 1 drained".to_owned();
+    world.lock().unwrap().instances = vec![instance("web", 1, Phase::Ready), pending];
+    let ended = skein(&[&a], "service scale web=3 --wait-timeout 400ms").await;
+    assert_eq!(ended.code, 2);
+    assert!(
+        ended.err.ends_with(
+            "skein: not there yet: web 1/3 ready (1 pending: 3 nodes: 2 insufficient memory, 1 drained, 1 to come)\n\
+             next: skein service ps web --watch\n"
+        ),
+        "{}",
+        ended.err
+    );
+}
+
+#[tokio::test]
+async fn ctrl_c_leaves_with_a_hint() {
+    let world = world();
+    add_service(&world, service("web", 3));
+    let a = serve("a", &world).await;
+    let (interrupt, interrupted) = oneshot::channel::<()>();
+    let watching = Arc::clone(&world);
+    // Pressed once the command waits.
+    tokio::spawn(async move {
+        while watching.lock().unwrap().keys("watch_instances").is_empty() {
+            tokio::task::yield_now().await;
+        }
+        interrupt.send(()).unwrap();
+    });
+    let folder = std::path::Path::new("/");
+    let ended = skein_in(folder, &[&a], "service scale web=3", async { interrupted.await.unwrap() }).await;
+    assert_eq!(ended.code, 2);
+    assert!(
+        ended.err.ends_with("detached: the cluster goes on by itself\nnext: skein service ps web --watch\n"),
+        "{}",
+        ended.err
+    );
+}
+
+#[tokio::test]
+async fn removing_waits_until_it_is_gone() {
+    let world = world();
+    add_service(&world, service("shop_web", 1));
+    add_service(&world, service("shop_db", 1));
+    add_service(&world, service("other_web", 1));
+    let a = serve("a", &world).await;
+    let ended = skein(&[&a], "stack rm shop").await;
+    assert_eq!(ended.code, 0, "{}", ended.err);
+    assert_eq!(ended.out, "shop_db being removed\nshop_web being removed\n");
+    assert_eq!(world.lock().unwrap().services.keys().collect::<Vec<_>>(), ["other_web"]);
+    let ended = skein(&[&a], "stack rm shop").await;
+    assert_eq!(
+        (ended.code, ended.err.as_str()),
+        (1, "skein: there is no stack shop\nnext: skein stack ls\n")
+    );
+}
+
+#[tokio::test]
+async fn applying_prunes_only_when_asked() {
+    let world = world();
+    add_service(&world, service("shop_old", 1));
+    add_service(&world, service("shop_web", 1));
+    add_service(&world, service("other_web", 1));
+    let a = serve("a", &world).await;
+    let folder = tempfile::tempdir().unwrap();
+    let text = "name: shop\nservices:\n  web:\n    image: nginx\n    deploy: {replicas: 0}\n  new:\n    image: \
+                nginx\n    deploy: {replicas: 0}\n";
+    std::fs::write(folder.path().join("compose.yaml"), text).unwrap();
+    let run = async |line: &str| skein_in(folder.path(), &[&a], line, std::future::pending()).await;
+    let ended = run("apply -f compose.yaml --prune --dry-run").await;
+    assert_eq!(
+        ended.out,
+        "shop_web would be updated\nshop_new would be created\nshop_old would be removed\n"
+    );
+    assert_eq!(world.lock().unwrap().services.len(), 3);
+    let ended = run("apply -f compose.yaml").await;
+    assert_eq!(
+        (ended.code, ended.out.as_str()),
+        (0, "shop_web updated\nshop_new created\n"),
+        "{}",
+        ended.err
+    );
+    assert_eq!(ended.err, "shop_web 0/0 ready\nshop_new 0/0 ready\n");
+    let ended = run("stack deploy -c compose.yaml shop --prune -o name").await;
+    assert_eq!((ended.code, ended.out.as_str()), (0, "shop_web\nshop_new\nshop_old\n"), "{}", ended.err);
+    let mut left: Vec<String> = world.lock().unwrap().services.keys().cloned().collect();
+    left.sort();
+    assert_eq!(left, ["other_web", "shop_new", "shop_web"]);
+}
+
+#[tokio::test]
+async fn draining_waits_until_the_node_is_empty() {
+    let world = world();
+    let a = serve("a", &world).await;
+    let mut stopped = instance("web", 1, Phase::Stopped);
+    stopped.node_id = "id-n1".to_owned();
+    stopped.desired = v1::Desired::Stop.into();
+    {
+        let mut world = world.lock().unwrap();
+        world.nodes = vec![node("n1")];
+        world.instances = vec![stopped];
+    }
+    let ended = skein(&[&a], "node drain n1").await;
+    assert_eq!((ended.code, ended.out.as_str()), (0, "n1 draining\n"), "{}", ended.err);
+    assert!(ended.err.ends_with("n1 drained\n"), "{}", ended.err);
+    assert_eq!(world.lock().unwrap().keys("update_node"), ["n1 3 [] etag "]);
+    let ended = skein(&[&a], "node label n1 disk=ssd zone-").await;
+    assert_eq!((ended.code, ended.out.as_str()), (0, "n1 labelled\n"));
+    assert_eq!(world.lock().unwrap().keys("update_node")[1], "id-n1 0 [\"disk=ssd\"] etag 7");
+}
