@@ -59,6 +59,7 @@ enum Event {
     Dial { node: usize, life: u64 },
     Beat { node: usize, life: u64 },
     Wake { node: usize, life: u64 },
+    Store { node: usize, life: u64 },
     Effect { node: usize, life: u64, action: Action },
     Answer { node: usize, life: u64, action: Action, outcome: Result<Success, RuntimeError> },
     Finish { node: usize, life: u64, finished: Box<Finished> },
@@ -97,6 +98,8 @@ pub struct Settings {
     /// Messages are repeated and reordered within a stream.
     pub hostile: bool,
     pub capacity: Resources,
+    /// All nodes are agents on one machine: they share its ports.
+    pub one_machine: bool,
 }
 
 impl Settings {
@@ -112,6 +115,7 @@ impl Settings {
             trouble: dice.range(20_000..120_000),
             hostile: dice.percent(30),
             capacity: Resources { cpu_millis, memory_bytes: 8 << 30 },
+            one_machine: dice.percent(20),
         }
     }
 }
@@ -187,7 +191,7 @@ impl World {
     #[must_use]
     pub fn new(seed: u64, settings: Settings) -> Self {
         let mut dice = Dice::new(seed);
-        let nodes = (0..settings.nodes).map(|index| machine(index, settings.capacity, &mut dice)).collect();
+        let nodes = (0..settings.nodes).map(|index| machine(index, &settings, &mut dice)).collect();
         let masters = (0..3).map(|_| Master { up: true, ..Master::default() }).collect();
         let master_skew = (0..3).map(|_| dice.range(0..SKEW)).collect();
         let latency = if dice.percent(70) { 5 } else { 300 };
@@ -302,6 +306,7 @@ impl World {
             Event::Dial { node, life } => self.dial(node, life),
             Event::Beat { node, life } => self.beat(node, life),
             Event::Wake { node, life } => self.turn(node, life),
+            Event::Store { node, life } => self.store(node, life),
             Event::Effect { node, life, action } => self.take_effect(node, life, action),
             Event::Answer { node, life, action, outcome } => self.answered(node, life, action, outcome),
             Event::Finish { node, life, finished } => self.finished(node, life, *finished),
@@ -356,7 +361,10 @@ impl World {
         if !self.nodes[node].powered || self.nodes[node].cut[way as usize] {
             return self.network.break_lane(stream, way);
         }
-        for at in self.network.deliveries(stream, way, self.now, &mut self.dice) {
+        // A second Hello would end the stream; that much even a hostile network keeps.
+        let copies = if matches!(message, Message::Hello { .. }) { 1 } else { 2 };
+        let deliveries = self.network.deliveries(stream, way, self.now, &mut self.dice);
+        for at in deliveries.into_iter().take(copies) {
             self.at(at, Event::Deliver { stream, way, message: message.clone() });
         }
     }
@@ -375,13 +383,13 @@ impl World {
     }
 }
 
-fn machine(index: usize, capacity: Resources, dice: &mut Dice) -> Node {
+fn machine(index: usize, settings: &Settings, dice: &mut Dice) -> Node {
     let name = format!("n{}", index + 1);
     let description = NodeDescription {
         name: name.clone(),
-        address: format!("10.0.0.{}", index + 1),
+        address: format!("10.0.0.{}", if settings.one_machine { 1 } else { index + 1 }),
         labels: BTreeMap::new(),
-        capacity,
+        capacity: settings.capacity,
         reserved: Resources::ZERO,
         platform: Platform { os: "linux".to_owned(), arch: "amd64".to_owned() },
         agent_version: "sim".to_owned(),

@@ -213,7 +213,9 @@ impl World {
         if service.deleting {
             return Some(format!("service {} is still being deleted", spec.name));
         }
-        let crowded = state.pending().any(|instance| instance.explanation.contains("insufficient"));
+        let crowded = state.pending().any(|instance| {
+            ["insufficient", "port"].iter().any(|reason| instance.explanation.contains(reason))
+        });
         let mut held = 0;
         for instance in state.instances_of(service.id).filter(|instance| instance.desired == Desired::Run) {
             held += 1;
@@ -290,6 +292,9 @@ fn has_reason(state: &ClusterState, instance: &Instance, wish: &Wish) -> bool {
         return true;
     }
     let Some(service) = state.service(instance.service) else { return true };
+    if node.is_some_and(|node| !node.satisfies(&service.spec.placement.constraints)) {
+        return true;
+    }
     let held =
         state.instances_of(service.id).filter(|other| other.desired == Desired::Run && !other.lost).count();
     let too_many = match service.spec.mode {

@@ -1,7 +1,8 @@
 //! A machine: its engine, and the agent's shell around the agent's core.
 //!
 //! Invariant: what the shell does here is what `skein-agent` does: one look when it starts, one
-//! `reconcile` after every input, the checkpoint written before anything follows from it.
+//! `reconcile` after every input; the checkpoint is written a little later, but before a new leader
+//! is obeyed and before the end of an instance is told.
 //! Deliberately not here: decisions (`skein_agent_core`), what goes wrong (`chaos`).
 
 use std::{collections::BTreeSet, sync::Arc};
@@ -13,7 +14,7 @@ use skein_agent_core::{
 use skein_common::{
     InstanceId, NodeId, Timestamp,
     assignment::{AssignmentContent, AssignmentUpdate},
-    instance::InstanceReport,
+    instance::{InstanceReport, News},
     node::NodeDescription,
 };
 
@@ -54,6 +55,8 @@ pub struct Agent {
     hint: Option<usize>,
     /// Changed since the Hello and not told: a report must not overtake the Welcome.
     untold: BTreeSet<InstanceId>,
+    /// A write of the checkpoint is to come.
+    storing: bool,
 }
 
 #[derive(Debug)]
@@ -93,7 +96,14 @@ impl World {
         node.life += 1;
         let life = node.life;
         let core = NodeState::restore(check::reread(&node.checkpoint), now);
-        node.agent = Some(Agent { core, sequence: 0, stream: None, hint: None, untold: BTreeSet::new() });
+        node.agent = Some(Agent {
+            core,
+            sequence: 0,
+            stream: None,
+            hint: None,
+            untold: BTreeSet::new(),
+            storing: false,
+        });
         self.note(format!("{} agent starts", self.nodes[index].name));
         self.after(0, 20, Event::Look { node: index, life, only: None });
         self.after(0, 300, Event::Dial { node: index, life });
@@ -183,6 +193,7 @@ impl World {
             open.welcomed = true;
         }
         self.obeys(node, term);
+        self.store(node, life);
         self.turn(node, life);
     }
 
@@ -216,8 +227,12 @@ impl World {
         }
     }
 
-    fn checkpoint_of(&self, node: usize) -> Checkpoint {
-        self.nodes[node].agent.as_ref().map(|agent| agent.core.checkpoint()).unwrap_or_default()
+    /// The newest state comes to the disk.
+    pub(super) fn store(&mut self, node: usize, life: u64) {
+        let Some(agent) = self.agent(node, life) else { return };
+        agent.storing = false;
+        let checkpoint = agent.core.checkpoint();
+        self.nodes[node].checkpoint = checkpoint;
     }
 
     /// One pass of the agent, and what follows from it.
@@ -230,7 +245,12 @@ impl World {
         let told = if stream.is_some() { std::mem::take(&mut agent.untold) } else { BTreeSet::new() };
         let news = |instance: InstanceId| Some(InstanceReport { instance, news: agent.core.news(instance)? });
         let news: Vec<_> = told.into_iter().filter_map(news).collect();
-        self.nodes[node].checkpoint = self.checkpoint_of(node);
+        let storing = std::mem::replace(&mut agent.storing, true);
+        if news.iter().any(|report| is_end(&report.news)) {
+            self.store(node, life);
+        } else if !storing {
+            self.after(1, 300, Event::Store { node, life });
+        }
         if let Some(stream) = stream.filter(|_| !news.is_empty()) {
             self.send(stream, Way::ToMaster, Message::Report(news));
         }
@@ -364,5 +384,12 @@ impl World {
     #[must_use]
     pub(super) fn any_master(&mut self) -> usize {
         usize::try_from(self.dice.range(0..MASTERS)).unwrap_or(0)
+    }
+}
+
+fn is_end(news: &News) -> bool {
+    match news {
+        News::Observed(observed) => observed.progress.phase.is_terminal(),
+        News::Gone => true,
     }
 }

@@ -45,6 +45,11 @@ pub enum Wish {
         node: usize,
         availability: Availability,
     },
+    /// Gives the node the label `zone`; `None` takes it away.
+    Label {
+        node: usize,
+        zone: Option<&'static str>,
+    },
     /// Of a node that is down, or by force.
     Forget {
         node: usize,
@@ -76,7 +81,7 @@ impl Wish {
         match self {
             Self::Create(spec) | Self::Update(spec) => Some(&spec.name),
             Self::Scale { name, .. } | Self::Delete { name } => Some(name),
-            Self::Allow { .. } | Self::Forget { .. } => None,
+            Self::Allow { .. } | Self::Label { .. } | Self::Forget { .. } => None,
         }
     }
 }
@@ -152,6 +157,12 @@ impl World {
                 availability: Some(*availability),
                 labels: None,
             },
+            Wish::Label { node, zone } => CommandKind::UpdateNode {
+                id: self.nodes[*node].id,
+                expected: None,
+                availability: None,
+                labels: Some(zone.iter().map(|zone| ("zone".to_owned(), (*zone).to_owned())).collect()),
+            },
             Wish::Forget { node, force } => {
                 CommandKind::DeleteNode { id: self.nodes[*node].id, expected: None, force: *force }
             }
@@ -187,6 +198,7 @@ impl World {
             Wish::Allow { node, availability } => {
                 self.user.availability.insert(self.nodes[node].id, availability);
             }
+            Wish::Label { .. } => {}
             Wish::Forget { node, .. } => {
                 self.user.availability.remove(&self.nodes[node].id);
             }
@@ -216,6 +228,10 @@ impl World {
                 Wish::Update(Arc::new(spec))
             }
             60..70 => Wish::Delete { name: name.to_owned() },
+            74..82 => {
+                let zones: &[_] = if node == 0 { &[Some("a"), None] } else { &[Some("a"), Some("b"), None] };
+                Wish::Label { node, zone: self.dice.pick(zones).flatten() }
+            }
             70..74 => Wish::Forget { node, force: self.dice.percent(50) },
             _ => self.drain(node),
         }
@@ -244,7 +260,9 @@ impl World {
         } else {
             self.dice.weighted(&restarts).unwrap_or(RestartCondition::Any)
         };
+        let zoned = !global && name == "db";
         let port = match name {
+            "job" if self.dice.percent(50) => Some(Publish::Host { port: 9000 }),
             "web" => Some(Publish::Ingress { port: Some(80) }),
             "api" => Some(Publish::Ingress { port: None }),
             _ => None,
@@ -266,6 +284,13 @@ impl World {
         };
         spec.resources.reservation =
             Resources { cpu_millis: self.dice.range(0..300), memory_bytes: 64 * MIB };
+        // The first node is never in zone b, so there is always one left.
+        if zoned && let Ok(constraint) = "node.labels.zone != b".parse() {
+            spec.placement.constraints.push(constraint);
+        }
+        if spec.ports.is_empty() && matches!(port, Some(Publish::Host { .. })) {
+            spec.mode = Mode::Replicated { replicas: replicas.min(1) };
+        }
         spec.ports.extend(port.map(|publish| PortSpec {
             container_port: 80,
             protocol: Protocol::Tcp,
