@@ -34,6 +34,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const LIMITS: Limits = Limits {
     read: Duration::from_millis(300),
     change: Duration::from_millis(300),
+    start: Duration::from_millis(300),
     pull_idle: Duration::from_millis(300),
     ping_every: Duration::from_millis(50),
     reconnect: Duration::from_millis(50),

@@ -189,7 +189,7 @@ impl ContainerRuntime for DockerRuntime {
 
     /// A start that is rejected leaves no container: it would keep its name for nothing.
     async fn start(&self, id: &str) -> Result<(), RuntimeError> {
-        let limit = self.connection.limits.change;
+        let limit = self.connection.limits.start;
         let answer =
             self.connection
                 .call(limit, |docker| async move {

@@ -201,3 +201,87 @@ fn some_text(text: &str) -> Option<String> {
 fn some_words(words: &[String]) -> Option<Vec<String>> {
     (!words.is_empty()).then(|| words.to_vec())
 }
+
+#[cfg(test)]
+mod tests {
+    use skein_common::{ClusterId, InstanceId, NodeId, ServiceId, service::Generation};
+
+    use super::*;
+
+    fn identity(service_name: &str, slot: u32) -> Identity {
+        Identity {
+            instance: InstanceId::from_random(3),
+            attempt: 1,
+            service: ServiceId::from_random(4),
+            service_name: service_name.to_owned(),
+            slot,
+            generation: Generation(1),
+        }
+    }
+
+    #[test]
+    fn host_names_are_short_and_speak() {
+        let owner = Owner { cluster: ClusterId::from_random(1), node: NodeId::from_random(2) };
+        let long = "a".repeat(63);
+        for (service, slot, expected) in [
+            ("web", 3, "web-3".to_owned()),
+            ("web", 0, format!("web-{}", owner.node)),
+            ("shop_web.v2", 1, "shop-web-v2-1".to_owned()),
+            ("web.", 1, "web-1".to_owned()),
+            (long.as_str(), 7, format!("{}-7", "a".repeat(61))),
+        ] {
+            let hostname = hostname(owner, &identity(service, slot));
+            assert!(hostname.len() <= LONGEST_HOSTNAME, "{hostname}");
+            assert_eq!(hostname, expected);
+        }
+    }
+
+    #[test]
+    fn grace_is_rounded_up_to_seconds() {
+        for (ms, seconds) in [(0, 0), (1, 1), (1000, 1), (1001, 2), (u64::MAX, i32::MAX)] {
+            assert_eq!(whole_seconds(Duration::from_millis(ms)), seconds, "{ms} ms");
+        }
+    }
+
+    #[test]
+    fn shares_follow_the_reservation_and_quota_the_limit() {
+        let cpu = |cpu_millis| Resources { cpu_millis, memory_bytes: 0 };
+        for (millis, shares) in [(0, 2), (1, 2), (250, 256), (1000, 1024), (u64::MAX, 262_144)] {
+            assert_eq!(cpu_shares(cpu(millis)), shares, "{millis}");
+        }
+        for (millis, quota) in [(1, 1000), (500, 50_000), (64_000, 6_400_000)] {
+            assert_eq!(cpu_quota(cpu(millis)), quota, "{millis}");
+        }
+    }
+
+    #[test]
+    fn checks_keep_the_engines_defaults_where_they_say_nothing() {
+        let check = |test, interval| Healthcheck {
+            test,
+            interval,
+            timeout: Duration::ZERO,
+            retries: 0,
+            start_period: Duration::ZERO,
+        };
+        let shell = healthcheck(&check(HealthTest::Shell("true".to_owned()), Duration::ZERO));
+        assert_eq!(shell.test, Some(vec!["CMD-SHELL".to_owned(), "true".to_owned()]));
+        assert_eq!((shell.interval, shell.timeout, shell.retries), (Some(0), Some(0), Some(0)));
+        let exec = healthcheck(&check(HealthTest::Exec(vec!["true".to_owned()]), Duration::from_micros(1)));
+        assert_eq!(exec.test, Some(vec!["CMD".to_owned(), "true".to_owned()]));
+        assert_eq!(exec.interval, Some(1_000_000), "less is refused by the engine");
+        let disabled = healthcheck(&check(HealthTest::Disabled, Duration::from_secs(1)));
+        assert_eq!((disabled.test, disabled.interval), (Some(vec!["NONE".to_owned()]), None));
+    }
+
+    #[test]
+    fn one_port_may_lead_from_several() {
+        use skein_common::service::Protocol::{Tcp, Udp};
+        let binding =
+            |container_port, host_port, protocol| PortBinding { container_port, host_port, protocol };
+        let map = port_map(&[binding(53, 1, Tcp), binding(53, 2, Udp), binding(53, 3, Tcp)]);
+        let ports = |key: &str| -> Vec<_> {
+            map[key].iter().flatten().filter_map(|port| port.host_port.as_deref()).collect()
+        };
+        assert_eq!((ports("53/tcp"), ports("53/udp")), (vec!["1", "3"], vec!["2"]));
+    }
+}

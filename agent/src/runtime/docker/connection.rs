@@ -29,8 +29,10 @@ pub struct InvalidHost(pub String);
 pub struct Limits {
     /// Of a call that only reads.
     pub read: Duration,
-    /// Of create, start and remove; stop has this beyond its grace.
+    /// Of create and remove; stop has this beyond its grace.
     pub change: Duration,
+    /// Of start, which does the most: 2 s each when two busy cores start eight at a time.
+    pub start: Duration,
     /// A pull without any progress for so long has failed.
     pub pull_idle: Duration,
     /// Between two questions whether the engine still answers, while events are awaited.
@@ -44,6 +46,7 @@ impl Default for Limits {
         Self {
             read: Duration::from_secs(10),
             change: Duration::from_secs(15),
+            start: Duration::from_secs(30),
             pull_idle: Duration::from_secs(60),
             ping_every: Duration::from_secs(10),
             reconnect: Duration::from_secs(5),

@@ -71,3 +71,76 @@ fn health(health: Option<EngineHealth>) -> Health {
 fn time(text: Option<&str>) -> Option<Timestamp> {
     text.and_then(rfc3339::parse)
 }
+
+#[cfg(test)]
+mod tests {
+    use bollard::models::HealthcheckResult;
+
+    use super::*;
+
+    const AT: &str = "1970-01-01T00:00:05Z";
+    const NEVER: &str = "0001-01-01T00:00:00Z";
+    const MADE: Timestamp = Timestamp::from_unix_ms(1);
+
+    fn state(status: Status) -> ContainerState {
+        ContainerState {
+            status: Some(status),
+            started_at: Some(AT.to_owned()),
+            finished_at: Some(NEVER.to_owned()),
+            exit_code: Some(0),
+            ..ContainerState::default()
+        }
+    }
+
+    fn exited(exit_code: i64, finished_at: Timestamp, message: &str) -> ContainerStatus {
+        ContainerStatus::Exited { exit_code, oom_killed: false, finished_at, message: message.to_owned() }
+    }
+
+    #[test]
+    fn every_state_means_one_thing() {
+        let at = Timestamp::from_unix_ms(5000);
+        let running = |started_at| ContainerStatus::Running { health: Health::Unchecked, started_at };
+        let failed = ContainerState {
+            error: Some("no such file".to_owned()),
+            exit_code: Some(127),
+            ..state(Status::CREATED)
+        };
+        let ended =
+            ContainerState { finished_at: Some(AT.to_owned()), exit_code: Some(3), ..state(Status::EXITED) };
+        let late = ContainerState { started_at: None, ..state(Status::RUNNING) };
+        for (given, expected) in [
+            (state(Status::CREATED), ContainerStatus::Created),
+            (failed, exited(127, MADE, "no such file")),
+            (state(Status::RUNNING), running(at)),
+            (late, running(MADE)),
+            (state(Status::PAUSED), running(at)),
+            (ended, exited(3, at, "")),
+            (state(Status::DEAD), exited(0, MADE, "")),
+            (ContainerState::default(), exited(UNKNOWN_EXIT_CODE, MADE, "")),
+        ] {
+            assert_eq!(status(given, MADE), expected);
+        }
+    }
+
+    #[test]
+    fn the_last_check_says_why_it_is_ill() {
+        let result = |output: &str| HealthcheckResult {
+            output: Some(output.to_owned()),
+            ..HealthcheckResult::default()
+        };
+        let engine = |status| EngineHealth {
+            status: Some(status),
+            failing_streak: Some(1),
+            log: Some(vec![result("fine"), result(" refused\n")]),
+        };
+        for (given, expected) in [
+            (None, Health::Unchecked),
+            (Some(engine(HealthStatusEnum::NONE)), Health::Unchecked),
+            (Some(engine(HealthStatusEnum::STARTING)), Health::Starting),
+            (Some(engine(HealthStatusEnum::HEALTHY)), Health::Healthy),
+            (Some(engine(HealthStatusEnum::UNHEALTHY)), Health::Unhealthy { output: "refused".to_owned() }),
+        ] {
+            assert_eq!(health(given), expected);
+        }
+    }
+}
