@@ -89,7 +89,7 @@ struct Settings {
     #[arg(long, env = "SKEIN_MASTER_LOG_FORMAT", value_enum)]
     log_format: Option<LogFormat>,
     /// Allows addresses that are not loopback although nothing is encrypted.
-    #[arg(long, env = "SKEIN_MASTER_INSECURE", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    #[arg(long, env = "SKEIN_MASTER_INSECURE", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = clap::builder::BoolishValueParser::new(), value_name = "BOOL")]
     insecure: Option<bool>,
 }
 

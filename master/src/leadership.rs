@@ -33,6 +33,9 @@ const RETRY_AFTER: Duration = Duration::from_millis(100);
 /// A leader that was just elected has its tasks running within this.
 const SEATED_WITHIN: Duration = Duration::from_secs(2);
 
+/// `EX_SOFTWARE`: our own fault.
+const EXIT_INTERNAL: i32 = 70;
+
 /// What the leader has and nobody else: gone with its term.
 #[derive(Debug)]
 pub struct Leading {
@@ -199,13 +202,28 @@ async fn sit_down(bench: Bench, term: u64, tracker: TaskTracker, stop: Cancellat
         tracker: tracker.clone(),
         stop: stop.clone(),
     });
-    let dispatcher = Dispatcher { store: bench.store.clone(), sessions: leading.sessions.clone() };
-    tracker.spawn(dispatcher.run(stop.clone()));
-    tracker.spawn(observer.run(stop.clone()));
-    tracker.spawn(liveness::run(bench.store.clone(), leading.heard.clone(), bench.liveness, stop.clone()));
-    tracker.spawn(Planner::new(bench.store).run(stop));
+    let dispatcher = Dispatcher::new(bench.store.clone(), leading.sessions.clone());
+    let judge = liveness::run(bench.store.clone(), leading.heard.clone(), bench.liveness, stop.clone());
+    spawn_vital(&tracker, "dispatcher", dispatcher.run(stop.clone()));
+    spawn_vital(&tracker, "observer", observer.run(stop.clone()));
+    spawn_vital(&tracker, "liveness", judge);
+    spawn_vital(&tracker, "planner", Planner::new(bench.store).run(stop));
     tracing::info!(term, "this master leads");
     bench.seat.send_replace(Some(leading));
+}
+
+/// A task without which a leader does harm by staying: when it breaks, the process ends and another
+/// master leads. All of them watch the stop token themselves.
+fn spawn_vital(tracker: &TaskTracker, task: &'static str, run: impl Future<Output = ()> + Send + 'static) {
+    let running = tokio::spawn(run);
+    tracker.spawn(async move {
+        if let Err(error) = running.await
+            && error.is_panic()
+        {
+            tracing::error!(task, exit_code = EXIT_INTERNAL, "a task of the leader is broken");
+            std::process::exit(EXIT_INTERNAL);
+        }
+    });
 }
 
 /// The cluster's id; the first leader chooses it.

@@ -10,6 +10,7 @@ pub mod grpc;
 pub mod leadership;
 pub mod logs;
 pub mod outbox;
+pub mod process;
 pub mod raft;
 pub mod server;
 pub mod sessions;

@@ -13,14 +13,17 @@ use std::{
     time::Duration,
 };
 
-use futures_util::Stream;
+use futures_util::{Stream, StreamExt as _};
 use skein_common::{
     Violations,
     instance::{Desired, Instance},
 };
 use skein_master_core::ClusterState;
 use skein_proto::v1::{self, instance_service_client::InstanceServiceClient, stream_logs_request::Source};
-use tokio::{sync::mpsc, time::sleep};
+use tokio::{
+    sync::{Semaphore, mpsc},
+    time::sleep,
+};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Status, Streaming};
 
@@ -39,6 +42,8 @@ use crate::{
 const QUEUE: usize = 256;
 /// An agent that was asked opens its stream within this.
 const OPENED_WITHIN: Duration = Duration::from_secs(5);
+/// Calls at once on one master.
+const MAX_CALLS: usize = 256;
 /// Instances of one call.
 const MAX_SOURCES: usize = 1000;
 
@@ -134,32 +139,39 @@ async fn hand_over(
 pub struct LogCalls {
     store: Store,
     proxy: Proxy,
+    permits: Arc<Semaphore>,
 }
 
 impl LogCalls {
     #[must_use]
-    pub const fn new(store: Store, proxy: Proxy) -> Self {
-        Self { store, proxy }
+    pub fn new(store: Store, proxy: Proxy) -> Self {
+        Self { store, proxy, permits: Arc::new(Semaphore::new(MAX_CALLS)) }
     }
 
     /// Starts one call.
     pub async fn stream(&self, request: Request<v1::StreamLogsRequest>) -> Result<LogStream, CallError> {
-        match self.proxy.answerer(&request).await? {
+        let permit = self.permits.clone().try_acquire_owned();
+        let permit = permit.map_err(|_| CallError::TooMany { what: "calls for logs", limit: MAX_CALLS })?;
+        let lines: LogStream = match self.proxy.answerer(&request).await? {
             Answerer::There(channel) => {
                 let call =
                     InstanceServiceClient::new(channel).stream_logs(hand_on(request.into_inner())).await;
-                Ok(Box::pin(call.map_err(CallError::Forwarded)?.into_inner()))
+                Box::pin(call.map_err(CallError::Forwarded)?.into_inner())
             }
             Answerer::Here(leading) => {
-                read::state(&self.store, 0).await?;
-                start(&leading, request.into_inner())
+                self.store.linearize().await?;
+                Box::pin(start(&leading, request.into_inner())?)
             }
-        }
+        };
+        Ok(Box::pin(lines.inspect(move |_| {
+            // Given back with the stream.
+            let _held = &permit;
+        })))
     }
 }
 
 /// Asks all sessions concerned and answers with what they will push.
-fn start(leading: &Arc<Leading>, request: v1::StreamLogsRequest) -> Result<LogStream, CallError> {
+fn start(leading: &Arc<Leading>, request: v1::StreamLogsRequest) -> Result<ReceiverStream<Line>, CallError> {
     let state = leading.store.snapshot();
     let instances = sources(&state, request.source.as_ref())?;
     if instances.len() > MAX_SOURCES {
@@ -178,7 +190,7 @@ fn start(leading: &Arc<Leading>, request: v1::StreamLogsRequest) -> Result<LogSt
         }
     }
     leading.tracker().spawn(attend(leading.clone(), asked));
-    Ok(Box::pin(ReceiverStream::new(lines)))
+    Ok(ReceiverStream::new(lines))
 }
 
 fn sources(state: &ClusterState, source: Option<&Source>) -> Result<Vec<Arc<Instance>>, CallError> {

@@ -2,21 +2,22 @@
 //!
 //! Invariant: exit 0 after a stop, 64 for wrong usage, 74 when the data cannot be used, 1 otherwise.
 
-use std::{error::Error, io::IsTerminal as _, process::ExitCode};
+use std::{error::Error, process::ExitCode};
 
 use skein_master::{
-    config::{Config, LogFormat, with_causes},
+    config::{Config, with_causes},
+    process,
     server::Master,
 };
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     let config = match Config::parse(std::env::args_os()) {
         Ok(config) => config,
         Err(error) => return error.tell().into(),
     };
-    init_logs(config.log_format);
+    process::init_logs(config.log_format);
+    process::raise_open_files();
     match run(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err((code, error)) => {
@@ -39,17 +40,4 @@ async fn run(config: Config) -> Result<(), (u8, Box<dyn Error>)> {
     tracing::info!("asked to stop");
     master.stop().await;
     Ok(())
-}
-
-fn init_logs(format: LogFormat) {
-    let filter =
-        EnvFilter::try_from_env("SKEIN_LOG").unwrap_or_else(|_| EnvFilter::new("info,openraft=warn"));
-    let logs = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal());
-    match format {
-        LogFormat::Text => logs.init(),
-        LogFormat::Json => logs.json().init(),
-    }
 }

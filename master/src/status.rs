@@ -21,6 +21,11 @@ const ELECTION_WAIT: Duration = Duration::from_millis(500);
 /// For a limit that others must give back first.
 const CONGESTION_WAIT: Duration = Duration::from_secs(2);
 
+/// An error travels in headers, and clients refuse more than 16 KiB of those: the details, ...
+const MAX_DETAIL_BYTES: usize = 6 * 1024;
+/// ... and the message and each text in them.
+const MAX_TEXT_BYTES: usize = 1024;
+
 /// Why a call or a session fails.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
@@ -102,6 +107,11 @@ pub fn end_of_stream(status: Status) -> Option<CallError> {
     }
 }
 
+/// At most this many bytes of a text.
+fn cut(text: &str, bytes: usize) -> &str {
+    &text[..text.floor_char_boundary(bytes)]
+}
+
 /// Code, reason and details of one error.
 struct Verdict {
     code: Code,
@@ -126,9 +136,20 @@ impl Verdict {
         self
     }
 
+    /// All violations, as far as the headers of an answer hold them; then how many more there are.
     fn violations(mut self, found: &[skein_common::FieldViolation]) -> Self {
-        let wire = found.iter().map(|one| FieldViolation::new(&one.field, &one.description));
-        self.violations = wire.collect();
+        let mut bytes = 0;
+        for (position, one) in found.iter().enumerate() {
+            let (field, description) =
+                (cut(&one.field, MAX_TEXT_BYTES), cut(&one.description, MAX_TEXT_BYTES));
+            bytes += field.len() + description.len();
+            if bytes > MAX_DETAIL_BYTES {
+                let more = format!("and {} more", found.len() - position);
+                self.violations.push(FieldViolation::new("...", more));
+                break;
+            }
+            self.violations.push(FieldViolation::new(field, description));
+        }
         self
     }
 
@@ -141,7 +162,7 @@ impl Verdict {
         if !self.violations.is_empty() {
             details.set_bad_request(self.violations);
         }
-        Status::with_error_details(self.code, message, details)
+        Status::with_error_details(self.code, cut(&message, MAX_TEXT_BYTES), details)
     }
 }
 
@@ -253,4 +274,106 @@ fn session(error: &SessionError) -> Verdict {
         SessionError::UnknownLogStream { .. } => (Code::NotFound, "NOT_FOUND"),
     };
     Verdict::new(code, reason)
+}
+
+#[cfg(test)]
+mod tests {
+    use skein_master_core::command::ObjectKind;
+
+    use super::*;
+
+    fn violations() -> Violations {
+        let mut found = Violations::default();
+        found.add("spec.name", "is required");
+        found
+    }
+
+    #[test]
+    fn every_error_has_its_code_and_reason() {
+        let (kind, id) = (ObjectKind::Service, "web".to_owned());
+        let unknown = || "the quorum took too long".to_owned();
+        for (error, code, reason) in [
+            (Rejection::NotFound { kind, id: id.clone() }.into(), Code::NotFound, "NOT_FOUND"),
+            (
+                Rejection::AlreadyExists { kind, name: id.clone() }.into(),
+                Code::AlreadyExists,
+                "ALREADY_EXISTS",
+            ),
+            (Rejection::StaleEtag { kind, current: Revision(7) }.into(), Code::Aborted, "STALE_ETAG"),
+            (Rejection::RequestIdReused { id }.into(), Code::InvalidArgument, "REQUEST_ID_REUSED"),
+            (
+                Rejection::FailedPrecondition { message: unknown() }.into(),
+                Code::FailedPrecondition,
+                "FAILED_PRECONDITION",
+            ),
+            (
+                Rejection::Invalid { violations: violations().0 }.into(),
+                Code::InvalidArgument,
+                "INVALID_FIELDS",
+            ),
+            (violations().into(), Code::InvalidArgument, "INVALID_FIELDS"),
+            (ProposeError::NoLeader { leader: None }.into(), Code::Unavailable, "NO_LEADER"),
+            (ProposeError::OutcomeUnknown { reason: unknown() }.into(), Code::Unknown, "OUTCOME_UNKNOWN"),
+            (ProposeError::TooLarge { bytes: 1 }.into(), Code::ResourceExhausted, "TOO_LARGE"),
+            (ReadError::NoLeader { leader: None }.into(), Code::Unavailable, "NO_LEADER"),
+            (ReadError::Lagging { applied: Revision(1), index: 2 }.into(), Code::Unavailable, "LAGGING"),
+            (MembershipError::NoLeader.into(), Code::Unavailable, "NO_LEADER"),
+            (MembershipError::Refused(unknown()).into(), Code::FailedPrecondition, "FAILED_PRECONDITION"),
+            (MembershipError::Unknown(unknown()).into(), Code::Unknown, "OUTCOME_UNKNOWN"),
+            (InvalidMessage::Missing { field: "node_id" }.into(), Code::InvalidArgument, "MALFORMED_MESSAGE"),
+            (Compacted { oldest: Revision(9) }.into(), Code::OutOfRange, "COMPACTED"),
+            (CallError::SlowConsumer { resume: Revision(9) }, Code::Aborted, "SLOW_CONSUMER"),
+            (CallError::NotYetVisible { revision: Revision(9) }, Code::Unknown, "OUTCOME_UNKNOWN"),
+            (CallError::NoLeader, Code::Unavailable, "NO_LEADER"),
+            (CallError::TooMany { what: "watches", limit: 1 }, Code::ResourceExhausted, "LIMIT_REACHED"),
+            (CallError::Stopping, Code::Unavailable, "STOPPING"),
+            (SessionError::Replaced.into(), Code::Aborted, "SESSION_REPLACED"),
+            (SessionError::NotReading.into(), Code::Aborted, "SLOW_CONSUMER"),
+        ] as [(CallError, Code, &str); 24]
+        {
+            let message = error.to_string();
+            let status = Status::from(error);
+            let info = status.get_details_error_info().expect(reason);
+            assert_eq!((status.code(), info.reason.as_str(), info.domain.as_str()), (code, reason, DOMAIN));
+            assert_eq!(status.message(), message);
+            let retry = status.get_details_retry_info().is_some();
+            let temporary = matches!(code, Code::Unavailable | Code::Unknown) || reason == "LIMIT_REACHED";
+            assert_eq!(retry, temporary, "{reason}");
+        }
+    }
+
+    #[test]
+    fn details_say_what_to_do_next() {
+        let status = Status::from(CallError::from(violations()));
+        let named = status.get_details_bad_request().unwrap().field_violations;
+        assert_eq!((named[0].field.as_str(), named[0].description.as_str()), ("spec.name", "is required"));
+        let of = |error: CallError| Status::from(error).get_details_error_info().unwrap().metadata;
+        let stale = Rejection::StaleEtag { kind: ObjectKind::Node, current: Revision(7) };
+        assert_eq!(of(stale.into())["etag"], "7");
+        assert_eq!(of(CallError::SlowConsumer { resume: Revision(9) })["resume_revision"], "9");
+        assert_eq!(of(Compacted { oldest: Revision(3) }.into())["oldest_revision"], "3");
+    }
+
+    #[test]
+    fn an_error_fits_into_headers_whatever_it_says() {
+        let mut found = Violations::default();
+        for number in 0..10_000 {
+            found.add(format!("spec.container.mounts[{number}].target"), "ü".repeat(1000));
+        }
+        let status = Status::from(CallError::from(found));
+        assert!(status.details().len() + status.message().len() < 9 * 1024, "{}", status.details().len());
+        let named = status.get_details_bad_request().unwrap().field_violations;
+        let last = named.last().unwrap();
+        assert_eq!(last.description, format!("and {} more", 10_000 - (named.len() - 1)));
+    }
+
+    #[test]
+    fn a_stream_that_broke_off_is_told_apart_from_one_that_cannot_be_read() {
+        assert!(end_of_stream(Status::cancelled("gone")).is_none());
+        assert!(end_of_stream(Status::unknown("connection reset")).is_none());
+        let undecodable = end_of_stream(Status::internal("failed to decode")).unwrap();
+        assert_eq!(Status::from(undecodable).code(), Code::InvalidArgument);
+        let oversized = end_of_stream(Status::out_of_range("too long")).unwrap();
+        assert_eq!(Status::from(oversized).code(), Code::OutOfRange);
+    }
 }

@@ -57,6 +57,13 @@ impl Heard {
 
 /// Runs until `stop`.
 pub async fn run(store: Store, heard: Arc<Heard>, config: LivenessConfig, stop: CancellationToken) {
+    tokio::select! {
+        () = judge(store, &heard, config) => {}
+        () = stop.cancelled() => {}
+    }
+}
+
+async fn judge(store: Store, heard: &Heard, config: LivenessConfig) {
     let state = store.snapshot();
     let mut liveness = Liveness::new(config, heard.now(), state.nodes().map(AsRef::as_ref));
     drop(state);
@@ -64,10 +71,7 @@ pub async fn run(store: Store, heard: Arc<Heard>, config: LivenessConfig, stop: 
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut held = 0;
     loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            _ = ticks.tick() => {}
-        }
+        ticks.tick().await;
         for (node, at) in heard.take() {
             liveness.heard(node, at);
         }

@@ -5,7 +5,7 @@
 //! Deliberately not here: the decisions (`orchestrator`), and any debounce: what arrives while a
 //! plan commits is the next batch.
 
-use std::{error::Error, mem, sync::Arc, time::Duration};
+use std::{error::Error, future, mem, panic, sync::Arc, time::Duration};
 
 use skein_common::{InstanceId, Revision, Timestamp};
 use skein_master_core::{
@@ -87,7 +87,7 @@ impl Planner {
             if scope == Scope::All {
                 self.wake_at = Instant::now() + FULL_PASS_EVERY;
             }
-            let Some((planned, now)) = decide(self.store.snapshot(), scope.clone()).await else { return };
+            let (planned, now) = decide(self.store.snapshot(), scope.clone()).await;
             let is_cut = planned.wake_at.is_some_and(|at| at <= now);
             if let Some(at) = planned.wake_at.filter(|at| *at > now) {
                 self.wake_at = self.wake_at.min(Instant::now() + at.since(now));
@@ -124,11 +124,16 @@ impl Planner {
 }
 
 /// One pass over the state, off the threads that serve streams: it may take a while.
-async fn decide(state: Arc<ClusterState>, scope: Scope) -> Option<(Planned, Timestamp)> {
+async fn decide(state: Arc<ClusterState>, scope: Scope) -> (Planned, Timestamp) {
     let now = clock::now();
     let pass = tokio::task::spawn_blocking(move || {
         let mut ids = || InstanceId::from_random(clock::random());
         orchestrator::plan(&state, &scope, now, &mut ids)
     });
-    pass.await.ok().map(|planned| (planned, now))
+    match pass.await {
+        Ok(planned) => (planned, now),
+        Err(error) if error.is_panic() => panic::resume_unwind(error.into_panic()),
+        // The runtime is going down, and this task with it.
+        Err(_) => future::pending().await,
+    }
 }

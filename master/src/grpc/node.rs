@@ -49,8 +49,15 @@ impl NodeService for Api {
     async fn delete_node(&self, request: Request<v1::DeleteNodeRequest>) -> Answer<v1::DeleteNodeResponse> {
         let (reference, force, expected, write) =
             decode::delete_node(request.into_inner()).map_err(CallError::from)?;
-        let id = read::find(&self.store, |state| read::node(state, &reference)).await?.id;
-        write.run(&self.store, CommandKind::DeleteNode { id, expected, force }).await?;
+        match read::find(&self.store, |state| read::node(state, &reference)).await {
+            Ok(node) => {
+                let kind = CommandKind::DeleteNode { id: node.id, expected, force };
+                write.run(&self.store, kind).await?;
+            }
+            // A repeat, and the node has gone since.
+            Err(_) if write.answered(&self.store.snapshot()).is_some() => {}
+            Err(error) => return Err(error.into()),
+        }
         Ok(Response::new(v1::DeleteNodeResponse {}))
     }
 

@@ -111,7 +111,10 @@ impl ServiceService for Api {
     ) -> Answer<v1::DeleteServiceResponse> {
         let (reference, expected, write) =
             decode::delete_service(request.into_inner()).map_err(CallError::from)?;
-        let before = read::find(&self.store, |state| read::service(state, &reference)).await?;
+        let before = match read::find(&self.store, |state| read::service(state, &reference)).await {
+            Ok(service) => service,
+            Err(error) => return self.deleted_before(&write).ok_or_else(|| error.into()),
+        };
         let written = write.run(&self.store, CommandKind::DeleteService { id: before.id, expected }).await?;
         // A service without instances may be gone already.
         let service =
@@ -135,6 +138,13 @@ impl ServiceService for Api {
 impl Api {
     async fn service_id(&self, reference: &str) -> Result<ServiceId, CallError> {
         read::find(&self.store, |state| read::service(state, reference)).await.map(|service| service.id)
+    }
+
+    /// The answer to a repeated delete whose service has gone since: nothing but its id is known.
+    fn deleted_before(&self, write: &Write) -> Option<Response<v1::DeleteServiceResponse>> {
+        let Outcome::Service(id) = write.answered(&self.store.snapshot())? else { return None };
+        let service = v1::Service { id: id.to_string(), deleting: true, ..Default::default() };
+        Some(Response::new(v1::DeleteServiceResponse { service: Some(service) }))
     }
 }
 

@@ -121,6 +121,15 @@ impl Write {
         next
     }
 
+    /// What this very request did when it was made before, while that is remembered.
+    #[must_use]
+    pub fn answered(&self, state: &ClusterState) -> Option<Outcome> {
+        let request = self.request.as_ref()?;
+        let recorded = state.request(&request.id)?;
+        let same = recorded.fingerprint == request.fingerprint;
+        recorded.outcome.clone().ok().filter(|_| same)
+    }
+
     /// Proposes the command, or tries it on a copy.
     pub async fn run(&self, store: &Store, kind: CommandKind) -> Result<Written, CallError> {
         let command = Command { request: self.request.clone(), at: clock::now(), actor: Actor::User, kind };

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use skein_common::{
-    InstanceId, NodeId,
+    InstanceId, NodeId, Revision,
     instance::{Desired, Instance, Phase},
 };
 use skein_master_core::state::Change;
@@ -18,18 +18,26 @@ use crate::store::{ChangeBatch, FeedEnd, Store};
 /// The leader's dispatcher.
 #[derive(Debug)]
 pub struct Dispatcher {
-    pub store: Store,
-    pub sessions: Arc<Registry>,
+    store: Store,
+    sessions: Arc<Registry>,
+    /// Everything up to here is in the state that any session begins with.
+    from: Revision,
 }
 
 impl Dispatcher {
+    /// Created before any session is let in.
+    #[must_use]
+    pub fn new(store: Store, sessions: Arc<Registry>) -> Self {
+        let from = store.snapshot().revision();
+        Self { store, sessions, from }
+    }
+
     /// Until `stop`.
-    pub async fn run(self, stop: CancellationToken) {
-        let mut from = self.store.snapshot().revision();
+    pub async fn run(mut self, stop: CancellationToken) {
         loop {
-            let Ok(mut feed) = self.store.feed(from) else {
+            let Ok(mut feed) = self.store.feed(self.from) else {
                 // What is no longer told one by one is told at once.
-                from = self.store.snapshot().revision();
+                self.from = self.store.snapshot().revision();
                 self.sessions.tell_everything();
                 continue;
             };
@@ -41,7 +49,7 @@ impl Dispatcher {
                 match batches {
                     Ok(batches) => self.sessions.tell(&concerned(&batches)),
                     Err(FeedEnd::Lagged { resume }) => {
-                        from = resume;
+                        self.from = resume;
                         break;
                     }
                     Err(FeedEnd::Closed) => return,
