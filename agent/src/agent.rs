@@ -7,6 +7,7 @@
 
 use std::{collections::BTreeMap, error::Error, io, path::PathBuf, sync::Arc};
 
+use futures_util::FutureExt;
 use rand::RngExt;
 use skein_agent_core::Checkpoint;
 use skein_common::{
@@ -31,6 +32,8 @@ use crate::{
 /// `EX_IOERR`: the data cannot be used.
 const EXIT_DATA: u8 = 74;
 const EXIT_USAGE: u8 = 64;
+/// `EX_SOFTWARE`: an invariant of the agent does not hold.
+const EXIT_INTERNAL: u8 = 70;
 
 /// Checked by whoever makes it (`config`).
 #[derive(Debug, Clone)]
@@ -66,6 +69,18 @@ impl StartAgentError {
             Self::Identity(OpenIdentityError::InUse(_)) => EXIT_USAGE,
             Self::Identity(_) | Self::Checkpoint(_) => EXIT_DATA,
         }
+    }
+}
+
+/// A task of the agent ended by itself.
+#[derive(Debug, thiserror::Error)]
+#[error("a task of the agent ended by itself; its panic is in the log")]
+pub struct TaskDied;
+
+impl TaskDied {
+    #[must_use]
+    pub const fn exit_code(&self) -> u8 {
+        EXIT_INTERNAL
     }
 }
 
@@ -147,8 +162,16 @@ fn wire<R: ContainerRuntime>(
         description: description(config),
     };
     let (session, connection) = Session::new(session, runtime, handle.clone(), usage, logs);
-    tracker.spawn(worker.run(stop.clone()).instrument(span.clone()));
-    tracker.spawn(session.run(stop.clone()).instrument(span));
+    // Should one of these end by itself, a panic, then the agent ends and is started anew: half an
+    // agent would look alive.
+    for task in [worker.run(stop.clone()).boxed(), session.run(stop.clone()).boxed()] {
+        let ends_all = stop.clone().drop_guard();
+        let task = async move {
+            task.await;
+            drop(ends_all);
+        };
+        tracker.spawn(task.instrument(span.clone()));
+    }
     tracker.close();
     AgentHandle { node, stop, tracker, worker: handle, connection }
 }
@@ -196,8 +219,9 @@ impl AgentHandle {
         self.worker.term()
     }
 
-    /// Ends when a task of the agent ended by itself, which none should: then it is of no use.
-    pub async fn failed(&self) {
-        self.tracker.wait().await;
+    /// Ends when a task of the agent ended by itself, which none should.
+    pub async fn failed(&self) -> TaskDied {
+        self.stop.cancelled().await;
+        TaskDied
     }
 }

@@ -1,6 +1,7 @@
 //! Loads the configuration, starts the agent, waits for a signal, stops it; containers go on.
 //!
-//! Invariant: exit 0 after a stop, 64 for wrong usage, 74 when the data cannot be used, 1 otherwise.
+//! Invariant: exit 0 after a stop, 64 for wrong usage, 70 when a task died, 74 when the data cannot
+//! be used, 1 otherwise.
 
 use std::{error::Error, io::IsTerminal as _, process::ExitCode};
 
@@ -35,13 +36,14 @@ async fn run(config: Config) -> Result<(), (u8, Box<dyn Error>)> {
     let agent = Agent::start(config.agent, config.runtime)
         .await
         .map_err(|error| (error.exit_code(), error.into()))?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    tracing::info!("asked to stop; containers go on");
+    let outcome = tokio::select! {
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+        died = agent.failed() => Err((died.exit_code(), died.into())),
+    };
+    tracing::info!("the agent ends; containers go on");
     agent.stop().await;
-    Ok(())
+    outcome
 }
 
 fn init_logs(format: LogFormat) {

@@ -26,8 +26,8 @@ use crate::{logs::LogPusher, runtime::ContainerRuntime, usage::UsageReport, work
 
 /// A machine that is gone does not answer at all.
 const CONNECT_LIMIT: Duration = Duration::from_secs(1);
-/// A machine that went away without a word is noticed by the transport too.
-const KEEP_ALIVE: Duration = Duration::from_secs(5);
+/// Of the transport, for what has no heartbeats of its own (logs being pushed).
+const KEEP_ALIVE: Duration = Duration::from_secs(20);
 /// The engine's version is asked for before a Hello until it is known.
 const VERSION_LIMIT: Duration = Duration::from_secs(1);
 

@@ -198,6 +198,7 @@ impl<R: ContainerRuntime> Worker<R> {
             identity,
             state,
         };
+        worker.news_log.remember(&worker.state);
         worker.watch_engine();
         worker.turn();
         if knows {

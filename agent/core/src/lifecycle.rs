@@ -216,15 +216,7 @@ fn stop(record: &mut Record, situation: &Situation<'_>) -> Next {
         record.advance(Phase::Stopping, situation.now);
         return held_up(record, situation).unwrap_or_else(|| stop_action(record, container));
     }
-    let ending = match current(record, situation).map(|container| &container.status) {
-        Some(ContainerStatus::Exited { exit_code, oom_killed, message, finished_at }) => Some(Ending {
-            exit_code: Some(*exit_code),
-            failure: false,
-            cause: exit_cause(*exit_code, *oom_killed, message),
-            finished_at: Some(*finished_at),
-        }),
-        Some(ContainerStatus::Created | ContainerStatus::Running { .. }) | None => record.ending.take(),
-    };
+    let ending = ended_as_wished(record, situation);
     record.stop(ending, situation.now);
     tidy(record, situation)
 }
@@ -233,7 +225,8 @@ fn remove(record: &mut Record, situation: &Situation<'_>) -> Next {
     if running(situation, |_| true).is_some() {
         return stop(record, situation);
     }
-    record.stop(None, situation.now);
+    let ending = ended_as_wished(record, situation);
+    record.stop(ending, situation.now);
     let Some(container) = situation.containers.first() else {
         record.mark_gone(situation.now);
         return Next::Wait(None);
@@ -246,6 +239,19 @@ fn rest(record: &Record, situation: &Situation<'_>) -> Next {
     match running(situation, |_| true) {
         Some(container) => held_up(record, situation).unwrap_or_else(|| stop_action(record, container)),
         None => tidy(record, situation),
+    }
+}
+
+/// How an attempt that is not to go on ended.
+fn ended_as_wished(record: &mut Record, situation: &Situation<'_>) -> Option<Ending> {
+    match current(record, situation).map(|container| &container.status) {
+        Some(ContainerStatus::Exited { exit_code, oom_killed, message, finished_at }) => Some(Ending {
+            exit_code: Some(*exit_code),
+            failure: false,
+            cause: exit_cause(*exit_code, *oom_killed, message),
+            finished_at: Some(*finished_at),
+        }),
+        Some(ContainerStatus::Created | ContainerStatus::Running { .. }) | None => record.ending.take(),
     }
 }
 

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use skein_agent_core::NodeState;
 use skein_common::{
     InstanceId,
-    instance::{News, Observed, Phase},
+    instance::{News, Observed, Phase, Progress},
 };
 
 #[derive(Debug, Default)]
@@ -17,6 +17,19 @@ pub(super) struct NewsLog {
 }
 
 impl NewsLog {
+    /// What the checkpoint tells was said by the agent before.
+    pub(super) fn remember(&mut self, state: &NodeState) {
+        for instance in state.held() {
+            if let Some(News::Observed(observed)) = state.news(instance) {
+                let Progress { attempt, phase } = observed.progress;
+                self.said.insert(instance, (attempt, phase, observed.message));
+            }
+        }
+        if !self.said.is_empty() {
+            tracing::info!(instances = self.said.len(), "going on with what the checkpoint holds");
+        }
+    }
+
     pub(super) fn note(&mut self, state: &NodeState, changed: &[InstanceId]) {
         for instance in changed {
             match state.news(*instance) {
@@ -49,8 +62,8 @@ impl NewsLog {
             return;
         }
         let service = state.assignments().get(instance).map(|assignment| assignment.service_name.as_str());
-        let message = says.2.as_str();
-        tracing::info!(%instance, service, attempt, message, "{what}");
+        let cause = Some(says.2.as_str()).filter(|cause| !cause.is_empty());
+        tracing::info!(%instance, service, attempt, cause, "{what}");
         self.said.insert(instance, says);
     }
 }
