@@ -23,7 +23,7 @@ use std::{
     sync::Arc,
 };
 
-use skein_agent_core::{Action, Finished, Look, RuntimeError, Success};
+use skein_agent_core::{Action, Finished, Glance, Look, RuntimeError, Success};
 use skein_common::{
     InstanceId, NodeId, Resources, Timestamp,
     node::{NodeDescription, Platform},
@@ -62,9 +62,12 @@ enum Event {
     Store { node: usize, life: u64 },
     Effect { node: usize, life: u64, action: Action },
     Answer { node: usize, life: u64, action: Action, outcome: Result<Success, RuntimeError> },
-    Finish { node: usize, life: u64, finished: Box<Finished> },
-    Look { node: usize, life: u64, only: Option<InstanceId> },
-    Looked { node: usize, life: u64, look: Look },
+    Finish { node: usize, life: u64, glance: Option<Glance>, finished: Box<Finished> },
+    List { node: usize, life: u64 },
+    Listed { node: usize, life: u64, look: Look },
+    Relist { node: usize, life: u64 },
+    LookAt { node: usize, life: u64, instance: InstanceId, container: String },
+    Glanced { node: usize, life: u64, glance: Glance },
     HealthCheck { node: usize, container: String },
     AgentStarts { node: usize },
     NodeBoots { node: usize },
@@ -309,9 +312,14 @@ impl World {
             Event::Store { node, life } => self.store(node, life),
             Event::Effect { node, life, action } => self.take_effect(node, life, action),
             Event::Answer { node, life, action, outcome } => self.answered(node, life, action, outcome),
-            Event::Finish { node, life, finished } => self.finished(node, life, *finished),
-            Event::Look { node, life, only } => self.look(node, life, only),
-            Event::Looked { node, life, look } => self.looked(node, life, look),
+            Event::Finish { node, life, glance, finished } => self.finished(node, life, glance, *finished),
+            Event::List { node, life } => self.list(node, life),
+            Event::Listed { node, life, look } => self.listed(node, life, look),
+            Event::Relist { node, life } => self.relist(node, life),
+            Event::LookAt { node, life, instance, container } => {
+                self.look_at(node, life, instance, &container)
+            }
+            Event::Glanced { node, life, glance } => self.glanced(node, life, glance),
             Event::HealthCheck { node, container } => self.check_health(node, &container),
             Event::AgentStarts { node } => self.start_agent(node),
             Event::NodeBoots { node } => self.boot(node),

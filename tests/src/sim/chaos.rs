@@ -129,7 +129,7 @@ impl World {
         let code = if self.dice.percent(25) { 0 } else { 137 };
         let now = self.node_time(node);
         self.nodes[node].engine.exit(&id, code, now);
-        self.notify(node, Some(instance));
+        self.notify(node, instance, id);
     }
 
     fn reboot(&mut self, node: usize) {

@@ -8,8 +8,8 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use skein_agent_core::{
-    Action, Checkpoint, ContainerStatus, Finished, Health, Look, NodeState, RuntimeError, Sequence, Success,
-    Verdict,
+    Action, Checkpoint, ContainerStatus, Finished, Glance, Health, Look, NodeState, RuntimeError, Sequence,
+    Success, Verdict,
 };
 use skein_common::{
     InstanceId, NodeId, Timestamp,
@@ -26,6 +26,7 @@ use super::{
 
 const HEARTBEAT: u64 = 2_000;
 const SILENCE: u64 = 3 * HEARTBEAT;
+const RELIST: u64 = 30_000;
 const MASTERS: u64 = 3;
 
 #[derive(Debug)]
@@ -105,7 +106,7 @@ impl World {
             storing: false,
         });
         self.note(format!("{} agent starts", self.nodes[index].name));
-        self.after(0, 20, Event::Look { node: index, life, only: None });
+        self.after(0, 20, Event::Relist { node: index, life });
         self.after(0, 300, Event::Dial { node: index, life });
         self.after(0, HEARTBEAT, Event::Beat { node: index, life });
     }
@@ -294,8 +295,16 @@ impl World {
             let container = container.clone();
             self.after(200, 4_000, Event::HealthCheck { node, container });
         }
-        if outcome.is_ok() && !matches!(action, Action::Pull { .. }) {
-            self.notify(node, action.instance());
+        let touched = match (&action, &outcome) {
+            (Action::Create { .. }, Ok(Success::Created(id))) => Some(id.clone()),
+            (Action::Start { container, .. } | Action::Stop { container, .. }, Ok(_)) => {
+                Some(container.clone())
+            }
+            (Action::Remove { container, .. }, Ok(_)) => Some(container.clone()),
+            _ => None,
+        };
+        if let Some((instance, container)) = action.instance().zip(touched) {
+            self.notify(node, instance, container);
         }
         self.after(0, 15, Event::Answer { node, life, action, outcome });
     }
@@ -309,51 +318,78 @@ impl World {
     ) {
         let Some(agent) = self.agent(node, life) else { return };
         let at = agent.draw();
-        let look = match &action {
-            Action::Pull { .. } | Action::Create { .. } => None,
-            _ => action.instance().and_then(|only| self.see(node, life, Some(only))),
+        let glance = match (&action, &outcome) {
+            (Action::Start { instance, container } | Action::Stop { instance, container, .. }, Ok(_)) => {
+                self.glance(node, life, *instance, container)
+            }
+            _ => None,
         };
-        self.after(
-            0,
-            15,
-            Event::Finish { node, life, finished: Box::new(Finished { action, at, outcome, look }) },
-        );
+        let finished = Box::new(Finished { action, at, outcome, look: None });
+        self.after(0, 15, Event::Finish { node, life, glance, finished });
     }
 
-    pub(super) fn finished(&mut self, node: usize, life: u64, finished: Finished) {
+    pub(super) fn finished(&mut self, node: usize, life: u64, glance: Option<Glance>, finished: Finished) {
         let now = self.node_time(node);
         let Some(agent) = self.agent(node, life) else { return };
+        if let Some(glance) = glance {
+            agent.core.glance(glance);
+        }
         agent.core.finish(finished, now);
         self.turn(node, life);
     }
 
-    /// What the engine shows now; `None` when it does not answer.
-    fn see(&mut self, node: usize, life: u64, only: Option<InstanceId>) -> Option<Look> {
+    /// One container as it is now; `None` when the engine does not answer.
+    fn glance(&mut self, node: usize, life: u64, instance: InstanceId, container: &str) -> Option<Glance> {
         let at = self.agent(node, life)?.draw();
         let engine = &self.nodes[node].engine;
-        (!engine.unavailable).then(|| Look { at, only, containers: engine.list(only) })
+        let (container, found) = (container.to_owned(), engine.containers.get(container).cloned());
+        (!engine.unavailable).then_some(Glance { at, instance, container, found })
     }
 
-    pub(super) fn look(&mut self, node: usize, life: u64, only: Option<InstanceId>) {
-        if self.agent(node, life).is_none() {
-            return;
-        }
-        match self.see(node, life, only) {
-            Some(look) => self.after(0, 15, Event::Looked { node, life, look }),
-            None => self.after(500, 501, Event::Look { node, life, only: None }),
+    pub(super) fn look_at(&mut self, node: usize, life: u64, instance: InstanceId, container: &str) {
+        if let Some(glance) = self.glance(node, life, instance, container) {
+            self.after(0, 15, Event::Glanced { node, life, glance });
         }
     }
 
-    pub(super) fn looked(&mut self, node: usize, life: u64, look: Look) {
+    pub(super) fn glanced(&mut self, node: usize, life: u64, glance: Glance) {
+        let Some(agent) = self.agent(node, life) else { return };
+        agent.core.glance(glance);
+        self.turn(node, life);
+    }
+
+    /// Lists all containers; again a little later, when the engine does not answer.
+    pub(super) fn list(&mut self, node: usize, life: u64) {
+        let Some(agent) = self.agent(node, life) else { return };
+        let at = agent.draw();
+        let engine = &self.nodes[node].engine;
+        if engine.unavailable {
+            return self.after(300, 700, Event::List { node, life });
+        }
+        let look = Look { at, only: None, containers: engine.list(None) };
+        self.after(0, 15, Event::Listed { node, life, look });
+    }
+
+    pub(super) fn listed(&mut self, node: usize, life: u64, look: Look) {
         let Some(agent) = self.agent(node, life) else { return };
         agent.core.look(look);
         self.turn(node, life);
     }
 
-    /// The engine tells whoever listens that something changed.
-    pub(super) fn notify(&mut self, node: usize, instance: Option<InstanceId>) {
+    /// The net under the events.
+    pub(super) fn relist(&mut self, node: usize, life: u64) {
+        if self.agent(node, life).is_some() {
+            self.list(node, life);
+            self.after(RELIST, RELIST + 1, Event::Relist { node, life });
+        }
+    }
+
+    /// The engine tells whoever listens that something changed; now and then that is lost.
+    pub(super) fn notify(&mut self, node: usize, instance: InstanceId, container: String) {
         let life = self.nodes[node].life;
-        self.after(0, 40, Event::Look { node, life, only: instance });
+        if self.calm || !self.dice.percent(2) {
+            self.after(0, 40, Event::LookAt { node, life, instance, container });
+        }
     }
 
     /// After an outage: the agent's event stream says `Reconnected`.
@@ -363,7 +399,7 @@ impl World {
         if let Some(agent) = self.agent(node, life) {
             agent.core.engine_is_back();
         }
-        self.look(node, life, None);
+        self.list(node, life);
     }
 
     pub(super) fn check_health(&mut self, node: usize, container: &str) {
@@ -377,7 +413,7 @@ impl World {
         let known = engine.containers.get(container);
         let running = known.filter(|each| matches!(each.status, ContainerStatus::Running { .. }));
         if let Some(instance) = running.map(|each| each.instance) {
-            self.notify(node, Some(instance));
+            self.notify(node, instance, container.to_owned());
         }
     }
 
