@@ -17,10 +17,10 @@ pub fn raise_open_files() {
     }
 }
 
-/// Log lines on standard error; `SKEIN_LOG` filters them as `RUST_LOG` would.
+/// Log lines on standard error; `SKEIN_LOG` filters them as `RUST_LOG` would. openraft warns with
+/// every heartbeat to a dead peer; the store says the same once, and everything that is fatal.
 pub fn init_logs(format: LogFormat) {
-    let filter =
-        EnvFilter::try_from_env("SKEIN_LOG").unwrap_or_else(|_| EnvFilter::new("info,openraft=warn"));
+    let filter = EnvFilter::try_from_env("SKEIN_LOG").unwrap_or_else(|_| EnvFilter::new("info,openraft=off"));
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
