@@ -152,24 +152,26 @@ impl<R: ContainerRuntime> Session<R> {
 
     /// Says why there is no session, when that is something else than before.
     fn explain(&mut self, address: &str, end: &End) {
-        let (is_expected, condition) = match end {
+        let error = end as &dyn Error;
+        let condition = match end {
             End::Redirected { leader, .. } if !leader.is_empty() => return,
             // An election, a restart, a leader that went: the next dial tells.
             End::Redirected { .. } | End::Closed | End::Silent(_) | End::Broken(_) | End::Ending => {
-                (true, "no leader".to_owned())
+                tracing::debug!(master = address, error, "no session");
+                return;
             }
-            End::Unreachable(_) | End::NoWelcome => (true, format!("{address}: {end}")),
+            End::Unreachable(_) | End::NoWelcome => "unreachable".to_owned(),
             End::Refused(_) | End::NotObeyed(_) | End::OtherTerm { .. } | End::Malformed(_) => {
-                (false, format!("{address}: {}", chain(end)))
+                format!("{address}: {}", chain(end))
             }
         };
         if self.condition == condition {
             return;
         }
-        if is_expected {
-            tracing::debug!(master = address, error = end as &dyn Error, "no session");
+        if condition == "unreachable" {
+            tracing::info!(master = address, error, "a master cannot be reached; containers go on");
         } else {
-            tracing::warn!(master = address, error = end as &dyn Error, "this master cannot be worked with");
+            tracing::warn!(master = address, error, "this master cannot be worked with");
         }
         self.condition = condition;
     }

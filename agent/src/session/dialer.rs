@@ -32,7 +32,7 @@ pub(crate) struct Dialer {
     redirects: u32,
     /// A master answered in this round.
     answered: bool,
-    /// The wait before the next dial has been served already, or is the short first one.
+    /// A session has just ended, and with it perhaps those of all agents.
     first: bool,
 }
 
@@ -62,7 +62,8 @@ impl Dialer {
     /// `dice` in 0..1.
     pub(crate) fn next(&mut self, dice: f64) -> Dial {
         if let Some(address) = self.hint.take() {
-            return Dial { address, wait: Duration::ZERO };
+            let wait = if std::mem::take(&mut self.first) { FIRST } else { Duration::ZERO };
+            return Dial { address, wait: wait.mul_f64(dice.clamp(0.0, 1.0)) };
         }
         let count = self.configured.len() + self.learned.len();
         let address = self.configured.iter().chain(&self.learned).nth(self.next % count.max(1));
@@ -164,6 +165,9 @@ mod tests {
         assert_eq!(dial(&mut dialer), ("c".to_owned(), 0));
         dialer.failed();
         assert_eq!(dial(&mut dialer), ("b".to_owned(), 0), "and then the others");
+        dialer.welcomed(Vec::new());
+        dialer.redirected("c", Vec::new());
+        assert_eq!(dial(&mut dialer), ("c".to_owned(), 100), "a leader that steps down sends all at once");
     }
 
     #[test]
