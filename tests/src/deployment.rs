@@ -81,10 +81,13 @@ impl Deployment {
             master.process.start()?;
         }
         self.leader().await?;
-        self.cluster_id = self.client.status(0).await?.cluster_id;
-        if self.cluster_id.is_empty() {
-            bail!("a cluster with a leader has no id");
-        }
+        let client = self.client.clone();
+        self.cluster_id = wait::until("the cluster has an id", FORM_LIMIT, async || {
+            let status = client.status(0).await.map_err(|status| status.to_string())?;
+            wait::expect(!status.cluster_id.is_empty(), || format!("{status:?}"))?;
+            Ok(status.cluster_id)
+        })
+        .await?;
         self.cleanup = Some(self.docker.cleanup(&self.cluster_id));
         for agent in &mut self.agents {
             agent.start()?;

@@ -17,7 +17,6 @@ use crate::wait;
 
 /// Of a program that was asked to end.
 const END_TIMEOUT: Duration = Duration::from_secs(20);
-const LOG_FILTER: &str = "info";
 /// Lines of each log shown with a failure.
 const TAIL_LINES: usize = 40;
 
@@ -99,8 +98,8 @@ impl Process {
         let child = Command::new(&self.program)
             .args(&self.arguments)
             .env("RUST_BACKTRACE", "1")
-            .env("SKEIN_LOG", std::env::var("SKEIN_TEST_LOG").unwrap_or_else(|_| LOG_FILTER.to_owned()))
             .env("NO_COLOR", "1")
+            .envs(std::env::var("SKEIN_TEST_LOG").map(|filter| ("SKEIN_LOG", filter)))
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(output.try_clone().context("share the log")?)
