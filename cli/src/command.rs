@@ -51,14 +51,14 @@ where
             Err(failure) => failures.push((name, failure)),
         }
     }
-    let Some((_, failure)) = failures.pop() else { return Ok(done) };
-    if names.len() == 1 {
-        return Err(failure);
+    if let (1, Some(_)) = (names.len(), failures.first()) {
+        return Err(failures.swap_remove(0).1);
     }
-    let count = failures.len() + 1;
     for (name, failure) in &failures {
         app.terminal.say(&format!("{name}: {failure}"));
     }
-    app.terminal.say(&failure.to_string());
-    Err(Failure::Failed(format!("{count} of {} failed", names.len())))
+    match failures.len() {
+        0 => Ok(done),
+        count => Err(Failure::Failed(format!("{count} of {} failed", names.len()))),
+    }
 }

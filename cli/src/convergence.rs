@@ -20,13 +20,18 @@ const LONGEST_REASON: usize = 160;
 pub struct Standing {
     pub text: String,
     pub reached: bool,
+    /// Reached, but only because nothing is planned.
+    pub doubtful: bool,
 }
 
-/// A service that shall run as its spec says; `None` = it is not there (any more).
-pub fn of_running(name: &str, service: Option<&Service>, instances: &[&Instance]) -> Standing {
-    let Some(service) = service.filter(|service| !service.deleting) else {
-        return Standing { text: format!("{name} has been removed meanwhile"), reached: false };
-    };
+impl Standing {
+    const fn new(text: String, reached: bool) -> Self {
+        Self { text, reached, doubtful: false }
+    }
+}
+
+/// A service that shall run as its spec says.
+pub fn of_running(name: &str, service: &Service, instances: &[&Instance]) -> Standing {
     let desired = desired(service);
     let current = |instance: &&&Instance| instance.generation >= service.generation;
     let wanted: Vec<&Instance> = instances.iter().copied().filter(|i| is_wanted(i) && !i.lost).collect();
@@ -47,7 +52,12 @@ pub fn of_running(name: &str, service: Option<&Service>, instances: &[&Instance]
     }
     let reached = parts.is_empty() && ready == new.len() && u32::try_from(ready) == Ok(desired);
     let detail = if parts.is_empty() { String::new() } else { format!(" ({})", parts.join(", ")) };
-    Standing { text: format!("{name} {ready}/{desired} ready{detail}"), reached }
+    let text = format!("{name} {ready}/{desired} ready{detail}");
+    Standing { doubtful: desired == 0 && is_global(service), ..Standing::new(text, reached) }
+}
+
+fn is_global(service: &Service) -> bool {
+    service.spec.as_ref().is_some_and(|spec| matches!(spec.mode, Some(Mode::Global(_))))
 }
 
 fn desired(service: &Service) -> u32 {
@@ -84,9 +94,9 @@ fn with_reason(what: &str, reason: &str) -> String {
 pub fn of_removed(name: &str, service: Option<&Service>, instances: &[&Instance]) -> Standing {
     let left = instances.iter().filter(|instance| !is_over(instance) && !instance.lost).count();
     match (service, left) {
-        (None, _) => Standing { text: format!("{name} removed"), reached: true },
-        (Some(_), 0) => Standing { text: format!("{name} stopped, being forgotten"), reached: false },
-        (Some(_), left) => Standing { text: format!("{name} stopping ({left} left)"), reached: false },
+        (None, _) => Standing::new(format!("{name} removed"), true),
+        (Some(_), 0) => Standing::new(format!("{name} stopped, being forgotten"), false),
+        (Some(_), left) => Standing::new(format!("{name} stopping ({left} left)"), false),
     }
 }
 
@@ -98,11 +108,11 @@ pub fn of_drained(name: &str, instances: &[&Instance]) -> Standing {
         .map(|instance| instance.name.as_str())
         .collect();
     if left.is_empty() {
-        return Standing { text: format!("{name} drained"), reached: true };
+        return Standing::new(format!("{name} drained"), true);
     }
     let shown = left.iter().take(5).copied().collect::<Vec<_>>().join(", ");
     let more = if left.len() > 5 { ", ..." } else { "" };
-    Standing { text: format!("{name} draining ({} left: {shown}{more})", left.len()), reached: false }
+    Standing::new(format!("{name} draining ({} left: {shown}{more})", left.len()), false)
 }
 
 #[cfg(test)]
@@ -157,11 +167,11 @@ mod tests {
             (1, vec![run(Failed)], "web 0/1 ready (1 failed)", false),
         ] {
             let all: Vec<&Instance> = instances.iter().collect();
-            let standing = of_running("web", Some(&service(replicas, 1)), &all);
+            let standing = of_running("web", &service(replicas, 1), &all);
             assert_eq!((standing.text.as_str(), standing.reached), (text, reached));
         }
         let old = [instance(1, Run, Ready, ""), instance(2, Run, Ready, "")];
-        let standing = of_running("web", Some(&service(2, 2)), &old.iter().collect::<Vec<_>>());
+        let standing = of_running("web", &service(2, 2), &old.iter().collect::<Vec<_>>());
         assert_eq!(standing.text, "web 1/2 ready (1 to be replaced)");
         assert!(!standing.reached);
     }
@@ -170,10 +180,11 @@ mod tests {
     fn a_global_service_counts_what_the_cluster_counts() {
         let mut global = service(0, 1);
         global.spec.as_mut().unwrap().mode = Some(Mode::Global(Default::default()));
+        assert!(of_running("web", &global, &[]).doubtful);
         global.status = Some(ServiceStatus { desired: 2, ..Default::default() });
         let ready = instance(1, Desired::Run, Phase::Ready, "");
-        assert!(!of_running("web", Some(&global), &[&ready]).reached);
-        assert!(of_running("web", Some(&global), &[&ready, &ready]).reached);
+        assert!(!of_running("web", &global, &[&ready]).reached);
+        assert!(of_running("web", &global, &[&ready, &ready]).reached);
     }
 
     #[test]
@@ -182,7 +193,6 @@ mod tests {
         let stopping = instance(1, Desired::Remove, Phase::Stopping, "");
         assert_eq!(of_removed("web", Some(&service), &[&stopping]).text, "web stopping (1 left)");
         assert!(of_removed("web", None, &[]).reached);
-        assert!(!of_running("web", None, &[]).reached);
         assert!(!of_drained("n1", &[&stopping]).reached);
         assert!(of_drained("n1", &[&instance(1, Desired::Stop, Phase::Stopped, "")]).reached);
     }

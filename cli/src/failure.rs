@@ -9,7 +9,10 @@ use std::{fmt, io, time::Duration};
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
-use crate::{compose::Diagnostic, masters::spell};
+use crate::{
+    compose::Diagnostic,
+    masters::{Repeat, spell},
+};
 
 pub const EXIT_FAILED: u8 = 1;
 pub const EXIT_NOT_CONVERGED: u8 = 2;
@@ -25,7 +28,7 @@ pub enum Failure {
     /// No master answered at all.
     Unreachable(Vec<Attempt>),
     /// Masters answer, but not usefully, until the time was over.
-    GaveUp { after: Duration, last: Attempt, outcome_unknown: bool },
+    GaveUp { after: Duration, last: Attempt, repeat: Repeat, outcome_unknown: bool },
     /// The cluster said no.
     Refused(Refusal),
     /// What was asked for was accepted, and has not come true yet.
@@ -138,12 +141,16 @@ impl fmt::Display for Failure {
                 }
                 f.write_str("\nnext: name your masters with --master HOST:PORT[,...] or SKEIN_MASTERS, or see skein context --help")
             }
-            Self::GaveUp { after, last, outcome_unknown } => {
+            Self::GaveUp { after, last, repeat, outcome_unknown } => {
                 write!(f, "no useful answer within {}; the last was {last}", spell(*after))?;
                 if *outcome_unknown {
                     f.write_str("\nthe change may have been made all the same: look before you repeat it")?;
                 }
-                f.write_str("\nnext: skein cluster status")
+                f.write_str("\nnext: skein cluster status")?;
+                if *repeat == Repeat::Read {
+                    f.write_str(", or add --stale to see what a master without a leader knows")?;
+                }
+                Ok(())
             }
             Self::Refused(refusal) => refusal.fmt(f),
             Self::Output(error) => write!(f, "standard output: {error}"),

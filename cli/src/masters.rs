@@ -6,7 +6,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     future::Future,
     time::Duration,
 };
@@ -25,6 +25,8 @@ pub const DEFAULT_PORT: u16 = 7070;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// A call that takes longer is tried at another master: writes take milliseconds, elections a second.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
+/// A master without a leader says so within two seconds.
+const LAST_WRITE: Duration = Duration::from_secs(3);
 /// How long nobody may answer before it is said so; masters that have just been started need it.
 const FIRST_CONTACT: Duration = Duration::from_secs(2);
 /// Silence that a user does not wonder about.
@@ -186,13 +188,15 @@ impl Masters {
         F: Fn(Channel) -> Fut,
         Fut: Future<Output = Result<Response<T>, Status>>,
     {
-        let mut search = Search::begin(self);
+        let mut search = Search::begin(self, repeat);
         loop {
             let (attempt, verdict) = match self.connect().await {
                 Err(attempt) => (attempt, None),
                 Ok((address, channel)) => {
                     let limit = match repeat {
-                        Repeat::Read | Repeat::Write => ATTEMPT_TIMEOUT.min(search.left()),
+                        Repeat::Read => ATTEMPT_TIMEOUT.min(search.left()),
+                        // A write that was begun late is waited for, so that its outcome is known.
+                        Repeat::Write => ATTEMPT_TIMEOUT.min(search.left().max(LAST_WRITE)),
                         Repeat::WhenNotDone => search.left(),
                     };
                     let status = match timeout(limit, ask(channel)).await {
@@ -249,23 +253,25 @@ pub fn spell(duration: Duration) -> String {
 /// One search for a useful answer.
 pub struct Search<'a> {
     masters: &'a Masters,
+    repeat: Repeat,
     began: Instant,
     tried: BTreeMap<String, String>,
     failures: usize,
     pause: Duration,
-    noticed: String,
+    noticed: BTreeSet<String>,
     outcome_unknown: bool,
 }
 
 impl<'a> Search<'a> {
-    pub fn begin(masters: &'a Masters) -> Self {
+    pub fn begin(masters: &'a Masters, repeat: Repeat) -> Self {
         Self {
             masters,
+            repeat,
             began: Instant::now(),
             tried: BTreeMap::new(),
             failures: 0,
             pause: FIRST_PAUSE,
-            noticed: String::new(),
+            noticed: BTreeSet::new(),
             outcome_unknown: false,
         }
     }
@@ -290,9 +296,8 @@ impl<'a> Search<'a> {
         if self.left().is_zero() || (nobody && round_is_over && self.began.elapsed() >= FIRST_CONTACT) {
             return Err(self.give_up(attempt, nobody));
         }
-        if self.began.elapsed() >= NOTICE_AFTER && self.noticed != attempt.reason {
+        if self.began.elapsed() >= NOTICE_AFTER && self.noticed.insert(attempt.to_string()) {
             (self.masters.notice)(&format!("waiting for an answer ({attempt})"));
-            self.noticed = attempt.reason;
         }
         if round_is_over {
             let jitter = 0.5 + rand::random::<f64>() / 2.0;
@@ -311,7 +316,12 @@ impl<'a> Search<'a> {
             });
             return Failure::Unreachable(attempts.collect());
         }
-        Failure::GaveUp { after: self.began.elapsed(), last, outcome_unknown: self.outcome_unknown }
+        Failure::GaveUp {
+            after: self.began.elapsed(),
+            last,
+            repeat: self.repeat,
+            outcome_unknown: self.outcome_unknown,
+        }
     }
 }
 

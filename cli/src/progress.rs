@@ -22,6 +22,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// Lines for a log: no more than one a second, unless it is the last.
 const LINE_PAUSE: Duration = Duration::from_secs(1);
 
+/// How long an empty global service may still be waiting for its first plan.
+const PLANNING_TIME: Duration = Duration::from_secs(2);
+
 /// What is waited for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Goal {
@@ -56,12 +59,18 @@ pub async fn wait(app: &App, goals: Vec<Goal>, args: &WaitArgs) -> Result<(), Fa
         goals.first().map(follow_up).unwrap_or_default()
     ));
     let mut view = View::new(app, goals);
-    let deadline = Instant::now() + args.wait_timeout;
+    let began = Instant::now();
+    let deadline = began + args.wait_timeout;
     let mut printer = Printer::new(app);
+    // Without knowing what there is, everything would look as if it were still to come.
+    tokio::select! {
+        () = sleep_until(deadline) => {}
+        begun = view.begin() => begun?,
+    }
     loop {
         let looked = Instant::now();
         let standings = view.look(app).await?;
-        let reached = standings.iter().all(|standing| standing.reached);
+        let reached = standings.iter().all(|standing| standing.reached) && !is_too_early(&standings, began);
         printer.show(&standings, reached);
         if reached {
             app.on_interrupt(String::new());
@@ -72,6 +81,11 @@ pub async fn wait(app: &App, goals: Vec<Goal>, args: &WaitArgs) -> Result<(), Fa
             changed = view.changed(looked) => changed?,
         }
     }
+}
+
+/// Nothing planned may also mean: not planned yet.
+fn is_too_early(standings: &[Standing], began: Instant) -> bool {
+    began.elapsed() < PLANNING_TIME && standings.iter().any(|standing| standing.doubtful)
 }
 
 fn follow_up(goal: &Goal) -> String {
@@ -106,8 +120,10 @@ impl<'a> View<'a> {
         for goal in &self.goals {
             let standing = match goal {
                 Goal::Running { id, name } => {
-                    let service = found(app.api.service(id).await)?;
-                    of_running(name, service.as_ref(), &self.of_service(id))
+                    let service = found(app.api.service(id).await)?.filter(|service| !service.deleting);
+                    let service = service
+                        .ok_or_else(|| Failure::Failed(format!("{name} has been removed by someone else")))?;
+                    of_running(name, &service, &self.of_service(id))
                 }
                 Goal::Removed { id, name } => {
                     let service = found(app.api.service(id).await)?;
@@ -129,6 +145,16 @@ impl<'a> View<'a> {
 
     fn of_service(&self, id: &str) -> Vec<&Instance> {
         self.instances.values().filter(|instance| instance.service_id == id).collect()
+    }
+
+    /// Returns when all that exists is known.
+    async fn begin(&mut self) -> Result<(), Failure> {
+        match self.watch.next().await {
+            Ok(news) => self.take(news),
+            Err(failure) if failure.is_not_found() => {}
+            Err(failure) => return Err(failure),
+        }
+        Ok(())
     }
 
     /// Returns when it is worth to look again.

@@ -16,7 +16,7 @@ use tonic_types::StatusExt as _;
 use crate::{
     api,
     failure::{Attempt, Failure},
-    masters::{Masters, Search},
+    masters::{Masters, Repeat, Search},
 };
 
 /// One message of any watch.
@@ -150,7 +150,7 @@ impl<'a, S: Subject> Watch<'a, S> {
 
     async fn wait(&mut self, attempt: Attempt) -> Result<(), Failure> {
         let masters = self.masters;
-        self.search.get_or_insert_with(|| Search::begin(masters)).pause(attempt, None).await
+        self.search.get_or_insert_with(|| Search::begin(masters, Repeat::Read)).pause(attempt, None).await
     }
 
     fn take(&mut self, word: Word<S::Item>) {

@@ -1,26 +1,30 @@
 //! `skein logs`: what containers write, from wherever they run.
 //!
-//! Invariant: following goes on at another master where it was broken off; a line of an instance
-//! is shown once (lines with the very same time excepted).
+//! Invariant: following goes on at another master where it was broken off, and asks again for
+//! instances whose node was away; every line of an instance is shown once.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use prost_types::Timestamp;
 use skein_common::InstanceId;
 use skein_proto::v1::{LogStream, StreamLogsRequest, StreamLogsResponse, stream_logs_request::Source};
+use tokio::time::{Instant, sleep_until};
 use tonic::{Code, Status, Streaming};
 
 use crate::{
     api,
     app::App,
     failure::{Attempt, Failure},
-    masters::Search,
+    masters::{Repeat, Search},
     output::{self, Format, text},
     terminal::printable,
 };
+
+/// After this an instance whose node was away is asked for again.
+const AWAY_PAUSE: Duration = Duration::from_secs(2);
 
 /// Show what the containers of a service or of one instance write
 #[derive(Debug, clap::Args)]
@@ -67,6 +71,8 @@ pub async fn run(app: &App, args: Args) -> Result<(), Failure> {
     let mut reader = Reader::new(app, &args, source);
     loop {
         match reader.read().await {
+            // Nodes that were away may be back.
+            Ok(()) if args.follow && !reader.away.is_empty() => {}
             Ok(()) if args.follow => reader.reconnect("the stream ended").await?,
             Ok(()) => return reader.end(),
             Err(Failure::Refused(refusal)) if is_passing(refusal.code) => {
@@ -106,14 +112,25 @@ async fn find(app: &App, target: &str) -> Result<Source, Failure> {
     newest.map(|instance| Source::Instance(instance.id)).ok_or(not_found)
 }
 
+/// Time of the last line, and how many lines with that time.
+#[derive(Debug, Clone, Copy)]
+struct Mark {
+    at: (i64, i32),
+    lines: u32,
+}
+
 struct Reader<'a> {
     app: &'a App,
     args: &'a Args,
     source: Source,
-    /// Time of the last line shown, by instance.
-    shown: HashMap<String, (i64, i32)>,
+    /// What has been shown, by instance.
+    shown: HashMap<String, Mark>,
+    /// What this stream may begin with again.
+    repeated: HashMap<String, Mark>,
     /// Instances whose output could not be had, and why.
     failed: BTreeMap<String, String>,
+    /// Those of them that this stream does not serve.
+    away: BTreeSet<String>,
     search: Option<Search<'a>>,
     address: String,
     prefix_width: usize,
@@ -126,7 +143,9 @@ impl<'a> Reader<'a> {
             args,
             source,
             shown: HashMap::new(),
+            repeated: HashMap::new(),
             failed: BTreeMap::new(),
+            away: BTreeSet::new(),
             search: None,
             address: String::new(),
             prefix_width: 0,
@@ -149,8 +168,8 @@ impl<'a> Reader<'a> {
 
     /// What has been shown is not asked for again.
     fn request(&self) -> StreamLogsRequest {
-        let oldest =
-            self.shown.values().min().map(|(seconds, nanos)| Timestamp { seconds: *seconds, nanos: *nanos });
+        let oldest = self.shown.values().map(|mark| mark.at).min();
+        let oldest = oldest.map(|(seconds, nanos)| Timestamp { seconds, nanos });
         StreamLogsRequest {
             source: Some(self.source.clone()),
             follow: self.args.follow,
@@ -161,28 +180,48 @@ impl<'a> Reader<'a> {
 
     async fn read(&mut self) -> Result<(), Failure> {
         let mut stream = self.open().await?;
+        self.repeated = self.shown.clone();
+        self.away.clear();
+        let ask_again = Instant::now() + AWAY_PAUSE;
         loop {
-            let message = stream.message().await.map_err(|status: Status| Failure::from(status))?;
-            let Some(message) = message else { return Ok(()) };
-            self.search = None;
-            self.show(&message)?;
+            let is_due = self.args.follow && !self.away.is_empty();
+            let message = tokio::select! {
+                message = stream.message() => message.map_err(|status: Status| Failure::from(status))?,
+                () = sleep_until(ask_again), if is_due => return Ok(()),
+            };
+            match message {
+                Some(message) => {
+                    self.search = None;
+                    self.show(&message)?;
+                }
+                None => {
+                    if is_due {
+                        sleep_until(ask_again).await;
+                    }
+                    return Ok(());
+                }
+            }
         }
     }
 
     fn show(&mut self, message: &StreamLogsResponse) -> Result<(), Failure> {
         if !message.error.is_empty() {
             let name = message.instance_name.clone();
-            let news = self.failed.insert(name, message.error.clone()).as_ref() != Some(&message.error);
+            self.away.insert(name.clone());
+            let news =
+                self.failed.insert(name.clone(), message.error.clone()).as_ref() != Some(&message.error);
             if news {
-                self.app.terminal.say(&format!("{}: {}", message.instance_name, printable(&message.error)));
+                self.app.terminal.say(&format!("{name}: {}", printable(&message.error)));
             }
             return Ok(());
         }
+        self.failed.remove(&message.instance_name);
         let at = message.at.as_ref().map_or((0, 0), |at| (at.seconds, at.nanos));
-        if at != (0, 0) && self.search_is_over_but_seen(&message.instance_id, at) {
+        if self.is_repeated(&message.instance_id, at) {
             return Ok(());
         }
-        self.shown.insert(message.instance_id.clone(), at);
+        let mark = self.shown.entry(message.instance_id.clone()).or_insert(Mark { at, lines: 0 });
+        *mark = if mark.at == at { Mark { at, lines: mark.lines + 1 } } else { Mark { at, lines: 1 } };
         if matches!(self.app.format, Format::Json) {
             let json = output::json::of_message("StreamLogsResponse", message);
             return Ok(self.app.terminal.print_line(&json.to_string())?);
@@ -191,9 +230,19 @@ impl<'a> Reader<'a> {
         Ok(self.app.terminal.print_line(&line)?)
     }
 
-    /// A line that was shown before the connection broke.
-    fn search_is_over_but_seen(&self, instance: &str, at: (i64, i32)) -> bool {
-        self.shown.get(instance).is_some_and(|shown| at < *shown)
+    /// A line that was shown before the stream broke: an older one, or one of as many with the
+    /// same time as were shown.
+    fn is_repeated(&mut self, instance: &str, at: (i64, i32)) -> bool {
+        let Some(mark) = self.repeated.get_mut(instance) else { return false };
+        if at < mark.at {
+            return true;
+        }
+        let same = at == mark.at && mark.lines > 0;
+        mark.lines = mark.lines.saturating_sub(1);
+        if !same {
+            self.repeated.remove(instance);
+        }
+        same
     }
 
     fn line(&mut self, message: &StreamLogsResponse) -> String {
@@ -221,7 +270,7 @@ impl<'a> Reader<'a> {
 
     async fn wait(&mut self, attempt: Attempt) -> Result<(), Failure> {
         let masters = &self.app.api.masters;
-        self.search.get_or_insert_with(|| Search::begin(masters)).pause(attempt, None).await
+        self.search.get_or_insert_with(|| Search::begin(masters, Repeat::Read)).pause(attempt, None).await
     }
 
     fn end(&self) -> Result<(), Failure> {

@@ -74,7 +74,9 @@ async fn no_leader_until_the_time_is_over() {
     world.lock().unwrap().refusals.insert("list_nodes", refusals.collect());
     let ended = skein(&[&a], "node ls --timeout 200ms").await;
     assert_eq!(ended.code, 1);
-    let expected = format!("; the last was {a}: no leader\nnext: skein cluster status\n");
+    let expected = format!(
+        "; the last was {a}: no leader\nnext: skein cluster status, or add --stale to see what a master without a leader knows\n"
+    );
     assert!(
         ended.err.contains("no useful answer within ") && ended.err.ends_with(&expected),
         "{}",
