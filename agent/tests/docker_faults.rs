@@ -86,10 +86,16 @@ impl Daemon {
     }
 
     /// Every connection breaks, and nobody listens.
-    fn kill(&mut self) {
+    async fn stop(&mut self) {
         if let Some(server) = self.server.take() {
             server.abort();
+            let _cancelled = server.await;
         }
+    }
+
+    /// Not even the socket is left.
+    async fn kill(&mut self) {
+        self.stop().await;
         std::fs::remove_file(self.folder.path().join("docker.sock")).expect("removed");
     }
 
@@ -230,7 +236,15 @@ async fn all_are_unavailable(daemon: &Daemon, why: &str) {
 
 #[tokio::test]
 async fn a_daemon_that_is_not_there_is_unavailable() {
-    all_are_unavailable(&Daemon::new(), "no socket").await;
+    let mut daemon = Daemon::new();
+    all_are_unavailable(&daemon, "no socket").await;
+
+    // A socket whose daemon died.
+    daemon.start(|_| Answer::Close);
+    daemon.stop().await;
+    all_are_unavailable(&daemon, "nobody listens").await;
+    let error = daemon.runtime().version().await.expect_err("nobody listens").to_string();
+    assert_eq!(error, "the container engine does not answer: Connection refused (os error 111)");
 }
 
 #[tokio::test]
@@ -300,7 +314,7 @@ async fn the_version_is_agreed_on_and_again_after_an_upgrade() {
     assert_eq!(runtime.inspect(owner(), ID).await, Ok(None));
     assert_eq!(daemon.asked().last(), Some(&format!("GET /v1.41/containers/{ID}/json")));
 
-    daemon.kill();
+    daemon.kill().await;
     daemon.start(|request| match request {
         "GET /version" => json(r#"{"Version":"29.0","ApiVersion":"1.52"}"#),
         old if old.starts_with("GET /v1.41/") => {
@@ -413,7 +427,7 @@ async fn events_say_once_that_the_daemon_is_away() {
         daemon.start(eventful);
         assert_eq!(next(&mut events).await, RuntimeEvent::Reconnected);
         assert_eq!(next(&mut events).await, changed);
-        daemon.kill();
+        daemon.kill().await;
     }
 }
 

@@ -141,25 +141,19 @@ impl From<BollardError> for CallError {
             BollardError::JsonDataError { .. }
             | BollardError::JsonSerdeError { .. }
             | BollardError::StrParseError { .. }
-            | BollardError::APIVersionParseError {} => Self::Unreadable(shortened(chain(&error))),
-            _ => Self::NoAnswer(shortened(chain(&error))),
+            | BollardError::APIVersionParseError {} => Self::Unreadable(shortened(error.to_string())),
+            _ => Self::NoAnswer(shortened(root(&error))),
         }
     }
 }
 
-/// hyper hides the reason (`connection refused`) in its sources.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let more = cause.to_string();
-        if !text.contains(&more) {
-            text.push_str(": ");
-            text.push_str(&more);
-        }
-        source = cause.source();
+/// The reason (`Connection refused`) without the layers of client around it.
+fn root(error: &dyn std::error::Error) -> String {
+    let mut innermost = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
     }
-    text
+    innermost.to_string()
 }
 
 pub(super) fn shortened(mut message: String) -> String {
