@@ -26,6 +26,9 @@ const HEAVY_AT_ONCE: usize = 8;
 const PULLS_AT_ONCE: usize = 3;
 const REMOVALS_AT_ONCE: usize = 4;
 const LOOKS_AT_ONCE: usize = 8;
+/// A stop waits for its process, so all go on together, or the last would wait for the first;
+/// each holds a connection, of which a process commonly may have 1,024.
+const STOPS_AT_ONCE: usize = 256;
 /// A runtime bounds its calls itself; these catch one that does not.
 const STEP_LIMIT: Duration = Duration::from_secs(120);
 const LOOK_LIMIT: Duration = Duration::from_secs(60);
@@ -44,6 +47,7 @@ struct Shared {
     heavy: Semaphore,
     pulls: Semaphore,
     removals: Semaphore,
+    stops: Semaphore,
     looks: Semaphore,
 }
 
@@ -66,6 +70,7 @@ impl<R: ContainerRuntime> Executor<R> {
             heavy: Semaphore::new(HEAVY_AT_ONCE),
             pulls: Semaphore::new(PULLS_AT_ONCE),
             removals: Semaphore::new(REMOVALS_AT_ONCE),
+            stops: Semaphore::new(STOPS_AT_ONCE),
             looks: Semaphore::new(LOOKS_AT_ONCE),
         };
         Self { runtime, owner, shared: Arc::new(shared) }
@@ -88,7 +93,7 @@ impl<R: ContainerRuntime> Executor<R> {
     }
 
     async fn perform(&self, action: &Action) -> Result<Success, RuntimeError> {
-        let Shared { heavy, pulls, removals, .. } = &*self.shared;
+        let Shared { heavy, pulls, removals, stops, .. } = &*self.shared;
         let done = match action {
             Action::Pull { image } => {
                 let _permit = pulls.acquire().await;
@@ -105,8 +110,8 @@ impl<R: ContainerRuntime> Executor<R> {
                 let _permit = heavy.acquire().await;
                 limited(STEP_LIMIT, self.runtime.start(container)).await
             }
-            // Waits for the process, mostly: all at once, or the last would wait for the first.
             Action::Stop { container, grace, .. } => {
+                let _permit = stops.acquire().await;
                 limited(grace.saturating_add(STEP_LIMIT), self.runtime.stop(container, *grace)).await
             }
             Action::Remove { container, .. } => {
