@@ -47,7 +47,11 @@ async fn run(config: Config) -> Result<(), (u8, Box<dyn Error>)> {
 }
 
 fn init_logs(format: LogFormat) {
-    let filter = EnvFilter::try_from_env("SKEIN_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let mut filter = EnvFilter::try_from_env("SKEIN_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    // In detail it would write whole requests, and with them the environment of containers.
+    if let Ok(directive) = "bollard=info".parse() {
+        filter = filter.add_directive(directive);
+    }
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
