@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // helper functions too
 
+mod overhead;
 mod scripted;
 
 use std::time::Duration;

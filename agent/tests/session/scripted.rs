@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, future::Future, path::Path, time::Duration};
 
 use skein_agent::{
     agent::{Agent, AgentConfig, AgentHandle},
-    runtime::fake::FakeRuntime,
+    runtime::{ContainerRuntime, fake::FakeRuntime},
     worker::Holdings,
 };
 use skein_common::{
@@ -183,6 +183,18 @@ impl Session {
         panic!("the session ended before {instance} was told as {attempt} {phase}: {seen:?}");
     }
 
+    /// Reads reports until this left no trace.
+    pub async fn wait_gone(&mut self, instance: InstanceId) {
+        while let Some(message) = self.next().await {
+            let session_request::Message::Report(report) = message else { continue };
+            let mut reports = report.instances.into_iter().map(|one| InstanceReport::try_from(one).unwrap());
+            if reports.any(|report| report.instance == instance && report.news == News::Gone) {
+                return;
+            }
+        }
+        panic!("the session ended before {instance} was gone");
+    }
+
     /// Reads until the agent ends the session.
     pub async fn wait_ended(&mut self) {
         while self.next().await.is_some() {}
@@ -233,6 +245,10 @@ pub fn assignment(number: u64, desired: Desired) -> Assignment {
 }
 
 pub async fn agent(masters: &[&Master], folder: &Path, engine: &FakeRuntime) -> AgentHandle {
+    agent_on(masters, folder, engine.clone()).await
+}
+
+pub async fn agent_on<R: ContainerRuntime>(masters: &[&Master], folder: &Path, engine: R) -> AgentHandle {
     let config = AgentConfig {
         name: "n1".to_owned(),
         masters: masters.iter().map(|master| master.address.clone()).collect(),
@@ -243,7 +259,7 @@ pub async fn agent(masters: &[&Master], folder: &Path, engine: &FakeRuntime) -> 
         reserved: Resources::ZERO,
         platform: Platform::default(),
     };
-    Agent::start(config, engine.clone()).await.unwrap()
+    Agent::start(config, engine).await.unwrap()
 }
 
 /// Until the agent itself holds this.
