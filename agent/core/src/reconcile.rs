@@ -321,3 +321,41 @@ fn earliest(one: Option<Timestamp>, other: Option<Timestamp>) -> Option<Timestam
         (one, other) => one.or(other),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use skein_common::instance::{Observed, Progress};
+
+    use super::*;
+
+    fn at(attempt: u32, phase: Phase, message: &str) -> News {
+        News::Observed(Observed {
+            progress: Progress { attempt, phase },
+            at: Timestamp::default(),
+            container_id: String::new(),
+            exit_code: None,
+            message: message.to_owned(),
+        })
+    }
+
+    #[test]
+    fn only_steps_that_pass_by_themselves_can_wait() {
+        use Phase::{Assigned, Creating, Pulling, Ready, Running, Starting, Stopping};
+        for (before, now, can_wait) in [
+            (None, at(1, Assigned, ""), true),
+            (None, at(1, Creating, ""), true),
+            (Some(at(1, Assigned, "")), at(1, Starting, ""), true),
+            (Some(at(2, Creating, "exit code 1")), at(2, Starting, "exit code 1"), true),
+            (Some(at(1, Creating, "")), at(1, Creating, "the engine does not answer"), false),
+            (Some(at(1, Assigned, "")), at(1, Pulling, ""), false),
+            (Some(at(1, Starting, "")), at(1, Running, ""), false),
+            (Some(at(1, Starting, "")), at(1, Ready, ""), false),
+            // It serves no more: that is urgent.
+            (Some(at(1, Ready, "")), at(2, Starting, ""), false),
+            (Some(at(1, Ready, "")), at(1, Stopping, ""), false),
+            (Some(at(1, Starting, "")), News::Gone, false),
+        ] {
+            assert_eq!(is_passing(before.as_ref(), &now), can_wait, "{before:?} → {now:?}");
+        }
+    }
+}

@@ -267,3 +267,20 @@ async fn without_a_checkpoint_nothing_is_told_before_the_engine_was_listed() {
     assert_eq!(engine.running(), 1);
     second.end().await;
 }
+
+#[tokio::test]
+async fn a_disk_that_fails_holds_nothing_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let engine = FakeRuntime::new();
+    let mut running = Running::start(&engine, Identity::open(folder.path(), 3).unwrap(), None);
+    running.handle.join(cluster(), 5).await.unwrap();
+    running.set(vec![assignment(1, Desired::Run), assignment(2, Desired::Run)]).await;
+    running.wait_progress(1, 1, Phase::Ready).await;
+    std::fs::remove_dir_all(folder.path()).unwrap();
+    running.set(vec![assignment(1, Desired::Stop), assignment(2, Desired::Run)]).await;
+    running.wait_progress(1, 1, Phase::Stopped).await;
+    running.set(vec![assignment(1, Desired::Stop), assignment(2, Desired::Stop)]).await;
+    running.wait_progress(2, 1, Phase::Stopped).await;
+    running.handle.join(cluster(), 6).await.unwrap();
+    running.end().await;
+}
