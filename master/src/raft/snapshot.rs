@@ -139,7 +139,11 @@ fn write_file(path: &Path, coverage: &Coverage, state: &ClusterState) -> io::Res
     out.write_all(&u32::try_from(header.len()).map_err(io::Error::other)?.to_le_bytes())?;
     out.write_all(&header)?;
     let mut blocks = BlockWriter { out, block: Vec::with_capacity(BLOCK), total: 0 };
-    rmp_serde::encode::write_named(&mut blocks, state).map_err(io::Error::other)?;
+    rmp_serde::encode::write_named(&mut blocks, state).map_err(|error| match error {
+        // A full disk stays recognisable.
+        rmp_serde::encode::Error::InvalidValueWrite(error) => error.into(),
+        error => io::Error::other(error),
+    })?;
     blocks.finish()?.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()
 }
 

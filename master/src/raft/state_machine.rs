@@ -7,7 +7,9 @@
 
 use std::{
     io,
+    path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
@@ -30,6 +32,8 @@ use super::{
 
 /// Entries applied before what they gave is published, at most.
 const PUBLISH_EVERY: usize = 1024;
+/// Between two tries to write a snapshot to a full disk.
+const SPACE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What readers see of the state machine.
 #[derive(Debug, Clone)]
@@ -39,7 +43,8 @@ pub struct Published {
     pub feed: FeedSource,
 }
 
-type Kept = Arc<Mutex<Option<SnapshotMeta>>>;
+/// The snapshot on disk: what it covers, and where it is.
+type Kept = Arc<Mutex<Option<(SnapshotMeta, PathBuf)>>>;
 type Snapshot = openraft::alias::SnapshotOf<TypeConfig, SnapshotFile>;
 
 #[derive(Debug)]
@@ -51,7 +56,6 @@ pub struct StateMachine {
     applied: watch::Sender<Revision>,
     feed: FeedSource,
     folder: SnapshotFolder,
-    /// Of the snapshot on disk.
     kept: Kept,
     fatal: FatalHandler,
 }
@@ -67,14 +71,15 @@ struct Pending {
 impl StateMachine {
     /// The state of the newest snapshot in `folder`; blocking. Refuses a damaged one.
     pub fn open(folder: SnapshotFolder, fatal: FatalHandler) -> Result<(Self, Published), SnapshotError> {
-        let (meta, state) = match folder.newest()? {
+        let (kept, state) = match folder.newest()? {
             Some(path) => {
                 let (meta, state) = snapshot::read(&path)?;
-                (Some(meta), state)
+                (Some((meta, path)), state)
             }
             None => (None, ClusterState::default()),
         };
-        let last_applied = meta.as_ref().and_then(|meta| meta.last_log_id);
+        let meta = kept.as_ref().map(|(meta, _)| meta.clone()).unwrap_or_default();
+        let last_applied = meta.last_log_id;
         let revision = Revision(last_applied.map_or(0, |last| last.index));
         let published = Arc::new(ArcSwap::from_pointee(state.clone()));
         let (applied, applied_receiver) = watch::channel(revision);
@@ -83,12 +88,12 @@ impl StateMachine {
         let machine = Self {
             state,
             last_applied,
-            membership: meta.as_ref().map(|meta| meta.last_membership.clone()).unwrap_or_default(),
+            membership: meta.last_membership,
             published: published.clone(),
             applied,
             feed: feed.clone(),
             folder,
-            kept: Arc::new(Mutex::new(meta)),
+            kept: Arc::new(Mutex::new(kept)),
             fatal,
         };
         Ok((machine, Published { state: published, applied: applied_receiver, feed }))
@@ -142,8 +147,12 @@ impl StateMachine {
     }
 }
 
-fn keep(kept: &Kept, meta: SnapshotMeta) {
-    *kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(meta);
+/// Remembers a snapshot, unless a newer one was received while it was being written.
+fn keep(kept: &Kept, meta: &SnapshotMeta, file: &SnapshotFile) {
+    let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+    if kept.as_ref().is_none_or(|(known, _)| known.last_log_id <= meta.last_log_id) {
+        *kept = Some((meta.clone(), file.path.clone()));
+    }
 }
 
 impl RaftStateMachine<TypeConfig> for StateMachine {
@@ -188,13 +197,13 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         received: SnapshotFile,
     ) -> Result<(), io::Error> {
         let (folder, covered) = (self.folder.clone(), meta.clone());
-        let state = tokio::task::spawn_blocking(move || {
+        let (state, file) = tokio::task::spawn_blocking(move || {
             let state = match received.state {
                 Some(state) => *state,
                 None => snapshot::read(&received.path)?.1,
             };
-            folder.adopt(&received.path, &Coverage::from(&covered))?;
-            Ok::<_, SnapshotError>(state)
+            let file = folder.adopt(&received.path, &Coverage::from(&covered))?;
+            Ok::<_, SnapshotError>((state, file))
         })
         .await
         .map_err(io::Error::other)??;
@@ -203,15 +212,14 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         self.membership = meta.last_membership.clone();
         let revision = Revision(self.last_applied.map_or(0, |last| last.index));
         self.feed.reset(revision);
-        keep(&self.kept, meta.clone());
+        keep(&self.kept, meta, &file);
         self.publish(&mut Pending { entries: 1, ..Pending::default() });
         Ok(())
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
-        let meta = self.kept.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let path = self.folder.newest()?;
-        Ok(meta.zip(path).map(|(meta, path)| Snapshot { meta, snapshot: SnapshotFile { path, state: None } }))
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Ok(kept.map(|(meta, path)| Snapshot { meta, snapshot: SnapshotFile { path, state: None } }))
     }
 }
 
@@ -229,17 +237,24 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
     type SnapshotData = SnapshotFile;
 
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
-        let (folder, meta, state) = (self.folder.clone(), self.meta.clone(), self.state.clone());
         let started = std::time::Instant::now();
-        let written = tokio::task::spawn_blocking(move || folder.write(&meta, &state)).await;
-        let snapshot = match written.map_err(io::Error::other)? {
-            Ok(snapshot) => snapshot,
-            Err(error) => {
-                self.fatal.call(&format!("writing a snapshot failed: {error}"));
-                return Err(error.into());
+        let snapshot = loop {
+            let (folder, meta, state) = (self.folder.clone(), self.meta.clone(), self.state.clone());
+            let written = tokio::task::spawn_blocking(move || folder.write(&meta, &state)).await;
+            match written.map_err(io::Error::other)? {
+                Ok(snapshot) => break snapshot,
+                // The log has what the snapshot would have had, so there is time.
+                Err(SnapshotError::Io { file, source }) if source.kind() == io::ErrorKind::StorageFull => {
+                    tracing::error!(file = %file.display(), "no space left for a snapshot; waiting for some");
+                    tokio::time::sleep(SPACE_PATIENCE).await;
+                }
+                Err(error) => {
+                    self.fatal.call(&format!("writing a snapshot failed: {error}"));
+                    return Err(error.into());
+                }
             }
         };
-        keep(&self.kept, self.meta.clone());
+        keep(&self.kept, &self.meta, &snapshot);
         tracing::info!(
             index = self.meta.last_log_id.map(|last| last.index),
             took_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),

@@ -8,6 +8,7 @@ use openraft::{
     storage::RaftLogStorageExt as _,
     testing::log::{StoreBuilder, Suite},
 };
+use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use tempfile::TempDir;
 
 use super::*;
@@ -396,4 +397,122 @@ async fn entries_that_left_the_cache_are_read_from_the_files() {
         assert_eq!(term_of(&some[0].log_id), 1);
     })
     .await;
+}
+
+/// What the log must hold.
+#[derive(Default)]
+struct Model {
+    term: u64,
+    vote: Option<Vote>,
+    purged: Option<LogId>,
+    entries: std::collections::BTreeMap<u64, u64>,
+}
+
+impl Model {
+    fn next(&self) -> u64 {
+        let purged = self.purged.map_or(0, |purged| purged.index + 1);
+        self.entries.last_key_value().map_or(purged, |(last, _)| last + 1)
+    }
+
+    fn check(&self, found: &Contents, why: &str) {
+        let entries: Vec<_> = self.entries.iter().map(|(index, term)| entry(*term, *index)).collect();
+        let last = self.entries.last_key_value().map(|(index, term)| log_id(*term, *index));
+        assert_eq!(found.entries, entries, "{why}");
+        assert_eq!((found.vote, found.state.last_purged_log_id), (self.vote, self.purged), "{why}");
+        assert_eq!(found.state.last_log_id, last.or(self.purged), "{why}");
+    }
+
+    /// One change, of the log and of what it must hold.
+    async fn step(&mut self, log: &mut LogStore, random: &mut StdRng) {
+        match random.random_range(0..9) {
+            0..=4 => {
+                let next = self.next();
+                let count = random.random_range(1..12);
+                append(log, self.term, next..next + count).await;
+                self.entries.extend((next..next + count).map(|index| (index, self.term)));
+            }
+            5 => {
+                self.term += 1;
+                log.save_vote(&vote(self.term)).await.unwrap();
+                self.vote = Some(vote(self.term));
+            }
+            6 => {
+                let first = self.purged.map_or(0, |purged| purged.index + 1);
+                let keep = random.random_range(first..=self.next()).checked_sub(1);
+                let term = |index| self.entries.get(&index).copied();
+                let kept = keep.and_then(|keep| Some(log_id(term(keep)?, keep))).or(self.purged);
+                log.truncate_after(kept).await.unwrap();
+                self.entries.retain(|index, _| keep.is_some_and(|keep| *index <= keep));
+            }
+            7 => {
+                // Beyond the end too, as after a snapshot.
+                let upto = random.random_range(0..self.next() + 2);
+                let term = self.entries.get(&upto).copied().unwrap_or(self.term);
+                if self.purged.is_none_or(|purged| purged.index < upto) {
+                    log.purge(log_id(term, upto)).await.unwrap();
+                    self.purged = Some(log_id(term, upto));
+                    self.entries.retain(|index, _| *index > upto);
+                }
+            }
+            _ => log.save_committed(self.purged).await.unwrap(),
+        }
+    }
+}
+
+#[tokio::test]
+async fn whatever_happens_reopening_finds_what_was_written() {
+    for seed in 0..40 {
+        let mut random = StdRng::seed_from_u64(seed);
+        let mut model = Model::default();
+        let log = Log::new();
+        for round in 0..12 {
+            let steps = random.random_range(1..15);
+            let why = format!("seed {seed}, round {round}");
+            let found = log
+                .with(async |log| {
+                    for _ in 0..steps {
+                        model.step(log, &mut random).await;
+                    }
+                    contents(log).await
+                })
+                .await;
+            model.check(&found, &why);
+            model.check(&log.contents().await, &format!("{why}, reopened"));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_crash_in_the_last_write_loses_nothing_that_was_acknowledged() {
+    for seed in 0..40 {
+        let mut random = StdRng::seed_from_u64(seed);
+        let mut model = Model::default();
+        let log = Log { options: LogOptions { segment_bytes: 1 << 18, ..SMALL }, ..Log::new() };
+        for round in 0..8 {
+            log.with(async |log| {
+                for _ in 0..random.random_range(1..6) {
+                    model.step(log, &mut random).await;
+                }
+            })
+            .await;
+            let next = model.next();
+            let before = log
+                .with(async |store| {
+                    let before = fs::read(log.last_segment()).unwrap();
+                    append(store, model.term, next..next + 20).await;
+                    before
+                })
+                .await;
+            // Of the sectors that the last write touched, some never arrived.
+            let mut after = fs::read(log.last_segment()).unwrap();
+            for sector in (0..after.len()).step_by(512).filter(|_| random.random_bool(0.5)) {
+                after[sector..sector + 512].copy_from_slice(&before[sector..sector + 512]);
+            }
+            fs::write(log.last_segment(), &after).unwrap();
+            let found = log.contents().await;
+            let survived = found.entries.last().map_or(0, |last| last.log_id.index + 1);
+            model.entries.extend((next..survived).map(|index| (index, model.term)));
+            model.check(&found, &format!("seed {seed}, round {round}"));
+        }
+    }
 }

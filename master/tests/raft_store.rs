@@ -3,13 +3,13 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
-#[path = "store/faults.rs"]
+#[path = "raft_store/faults.rs"]
 mod faults;
-#[path = "store/gate.rs"]
+#[path = "raft_store/gate.rs"]
 mod gate;
-#[path = "store/harness.rs"]
+#[path = "raft_store/harness.rs"]
 mod harness;
-#[path = "store/strangers.rs"]
+#[path = "raft_store/strangers.rs"]
 mod strangers;
 
 use std::collections::BTreeSet;
