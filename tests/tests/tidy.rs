@@ -8,7 +8,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-const SKIPPED_FOLDERS: &[&str] = &["target", ".git", ".demo"];
+const SKIPPED_FOLDERS: &[&str] = &["target", ".git", ".demo", "vendor"];
 /// A smell above, reported; an error above [`LONGEST_FILE_LINES`]. Tests at the end do not count.
 const LONG_FILE_LINES: usize = 400;
 const LONGEST_FILE_LINES: usize = 700;
