@@ -73,6 +73,7 @@ enum Event {
     NodeBoots { node: usize },
     NodeHeals { node: usize },
     EngineHeals { node: usize },
+    StreamResets,
     Commit { id: u64 },
     Elect { term: u64 },
     StepDown { master: usize, term: u64 },
@@ -317,7 +318,7 @@ impl World {
             Event::Listed { node, life, look } => self.listed(node, life, look),
             Event::Relist { node, life } => self.relist(node, life),
             Event::LookAt { node, life, instance, container } => {
-                self.look_at(node, life, instance, &container)
+                self.look_at(node, life, instance, &container);
             }
             Event::Glanced { node, life, glance } => self.glanced(node, life, glance),
             Event::HealthCheck { node, container } => self.check_health(node, &container),
@@ -325,6 +326,10 @@ impl World {
             Event::NodeBoots { node } => self.boot(node),
             Event::NodeHeals { node } => self.nodes[node].cut = [false; 2],
             Event::EngineHeals { node } => self.heal_engine(node),
+            Event::StreamResets => {
+                let node = self.dice.index(self.nodes.len());
+                self.reset_stream(node);
+            }
             Event::Commit { id } => self.commit(id),
             Event::Elect { term } => self.elect(term),
             Event::StepDown { master, term } => self.step_down(master, term),

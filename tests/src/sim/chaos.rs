@@ -95,6 +95,10 @@ impl World {
             Fault::CutLeader => {
                 if let Some(leader) = self.raft.leader {
                     self.cut_master(leader);
+                    // Agents wander between the one that leads and the one that believes to.
+                    for _ in 0..4 {
+                        self.after(500, 7_000, Event::StreamResets);
+                    }
                 }
             }
             Fault::CrashFollower => {
@@ -154,7 +158,7 @@ impl World {
         self.after(100, most, Event::NodeHeals { node });
     }
 
-    fn reset_stream(&mut self, node: usize) {
+    pub(super) fn reset_stream(&mut self, node: usize) {
         let Some(stream) =
             self.nodes[node].agent.as_ref().and_then(|agent| agent.stream.as_ref()).map(|s| s.id)
         else {

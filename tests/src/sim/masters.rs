@@ -268,7 +268,8 @@ impl World {
         };
         match message {
             Message::Hello { incarnation, term: obeyed, held } => {
-                if obeyed > term {
+                // The agent must not depend on this courtesy.
+                if obeyed > term && self.dice.percent(50) {
                     return self.send(stream, Way::ToAgent, Message::Closed);
                 }
                 self.hear(master, node);
@@ -315,8 +316,14 @@ impl World {
         let Some(node) = self.network.streams.get(&stream).map(|known| known.node) else { return };
         let (incarnation, held) = hello;
         let (id, description) = (self.nodes[node].id, self.nodes[node].description.clone());
-        if let Some(leader) = self.leader(master, term) {
-            leader.hellos.insert(stream, held);
+        let Some(leader) = self.leader(master, term) else { return };
+        leader.hellos.insert(stream, held);
+        // Nothing new is not written down, so a leader that can write no more lets agents in too.
+        let known = leader.state.node(id).is_some_and(|node| {
+            node.incarnation == incarnation && node.liveness == Belief::Ready && node.description == *description
+        });
+        if known {
+            return self.registered(master, term, stream, true);
         }
         let kind = CommandKind::RegisterNode { id, description, incarnation };
         let command = self.command(master, Actor::Agent(id), kind);

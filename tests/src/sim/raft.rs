@@ -141,7 +141,7 @@ impl World {
         self.masters[master].cut = true;
         if self.raft.leader == Some(master) {
             self.depose();
-            self.after(800, 4_000, Event::StepDown { master, term: self.raft.term });
+            self.after(800, 8_000, Event::StepDown { master, term: self.raft.term });
         }
         self.after(1_000, 12_000, Event::MasterHeals { master });
     }
