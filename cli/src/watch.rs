@@ -106,6 +106,11 @@ impl<'a, S: Subject> Watch<'a, S> {
         }
     }
 
+    /// Everything up to here has been passed on.
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
     /// News that are there already.
     pub fn take_ready(&mut self) -> Option<News<S::Item>> {
         self.ready.pop_front()

@@ -6,7 +6,11 @@ use serde_json::Value;
 use skein_proto::v1::{self, Phase};
 use tonic::Status;
 
-use super::{add_service, fake::serve, instance, node, service, skein, world};
+use super::{
+    add_service,
+    fake::{changed, serve, snapshot, synced},
+    instance, node, service, skein, world,
+};
 
 #[tokio::test]
 async fn lists_in_every_form() {
@@ -156,6 +160,42 @@ async fn logs_go_on_where_they_broke_off() {
             "Some(Service(\"id-web\")) tail None since Some(10)"
         ]
     );
+}
+
+#[tokio::test]
+async fn followed_logs_take_up_who_is_new_and_who_comes_back() {
+    let world = world();
+    add_service(&world, service("web", 3));
+    let a = serve("a", &world).await;
+    let mut new = instance("web", 3, Phase::Ready);
+    new.created_revision = 6;
+    {
+        let mut world = world.lock().unwrap();
+        world.instance_watches = VecDeque::from([vec![
+            Ok(snapshot(instance("web", 1, Phase::Ready))),
+            Ok(synced(5)),
+            Ok(changed(6, new.clone())),
+            Ok(changed(7, new)),
+        ]]);
+        world.logs = VecDeque::from([
+            vec![
+                line("web-1", 10, "one"),
+                Ok(v1::StreamLogsResponse {
+                    instance_id: "web-2".to_owned(),
+                    instance_name: "web-2".to_owned(),
+                    error: "its node is away".to_owned(),
+                    ..Default::default()
+                }),
+            ],
+            vec![line("web-3", 11, "new here")],
+            vec![line("web-2", 12, "back again"), Err(Status::invalid_argument("enough"))],
+        ]);
+    }
+    let ended = skein(&[&a], "logs -f web").await;
+    assert_eq!(ended.out, "web-1 | one\nweb-3 | new here\nweb-2 | back again\n");
+    assert_eq!(ended.err, "web-2: its node is away\nskein: enough\n");
+    let asked = world.lock().unwrap().keys("stream_logs").join("\n").replace(" tail None since None", "");
+    assert_eq!(asked, "Some(Service(\"id-web\"))\nSome(Instance(\"web-3\"))\nSome(Instance(\"web-2\"))");
 }
 
 #[tokio::test]
