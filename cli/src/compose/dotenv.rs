@@ -155,7 +155,7 @@ mod tests {
 
     #[test]
     fn dotenv_in_compose_spelling() {
-        let outer = BTreeMap::from([("HOME".to_owned(), "/root".to_owned())]);
+        let outer = BTreeMap::from([("HOME".to_owned(), "/users/ann".to_owned())]);
         let text = "# comment\n\nA=1\nexport B = two words  # not this\nC='$A literal'\nD=\"x ${A}\\n\\$y\"\n\
                     E=${HOME}/e\nF: colon\nG=\nHOME\nI=a#b\nMULTI=\"one\ntwo\"\nJ=$A$B\n";
         let found = parse_dotenv(text, &outer).unwrap();
@@ -164,10 +164,10 @@ mod tests {
             ("B", "two words"),
             ("C", "$A literal"),
             ("D", "x 1\n$y"),
-            ("E", "/root/e"),
+            ("E", "/users/ann/e"),
             ("F", "colon"),
             ("G", ""),
-            ("HOME", "/root"),
+            ("HOME", "/users/ann"),
             ("I", "a#b"),
             ("MULTI", "one\ntwo"),
             ("J", "1two words"),

@@ -11,7 +11,7 @@ use skein_common::{
 use super::*;
 
 fn environment() -> BTreeMap<String, String> {
-    [("TAG", "1.27"), ("EMPTY", ""), ("REPLICAS", "4"), ("HOME", "/home/ann"), ("OUTSIDE", "from outside")]
+    [("TAG", "1.27"), ("EMPTY", ""), ("REPLICAS", "4"), ("HOME", "/users/ann"), ("OUTSIDE", "from outside")]
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .into()
 }
@@ -165,7 +165,7 @@ fn a_full_file() {
         [
             (MountKind::Volume, "shop_data", "/var/lib/data", false),
             (MountKind::Bind, "/srv/shop/site", "/usr/share/nginx/html", true),
-            (MountKind::Bind, "/home/ann/certs", "/certs", false),
+            (MountKind::Bind, "/users/ann/certs", "/certs", false),
             (MountKind::Volume, "", "/var/cache", false),
             (MountKind::Tmpfs, "", "/scratch", false),
             (MountKind::Tmpfs, "", "/run", false),

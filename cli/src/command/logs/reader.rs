@@ -44,6 +44,8 @@ pub struct Reader<'a> {
     floors: Vec<Floor>,
     /// Instances whose output could not be had, by name, and why.
     failed: BTreeMap<String, String>,
+    /// What has been said of them.
+    said: BTreeSet<String>,
     /// Ids of instances to be asked for again.
     away: BTreeSet<String>,
     ask_again: Instant,
@@ -65,6 +67,7 @@ impl<'a> Reader<'a> {
             streams: SelectAll::new(),
             floors: Vec::new(),
             failed: BTreeMap::new(),
+            said: BTreeSet::new(),
             away: BTreeSet::new(),
             ask_again: Instant::now(),
             taken_up: BTreeSet::new(),
@@ -164,8 +167,12 @@ impl<'a> Reader<'a> {
             self.ask_again = Instant::now() + AWAY_PAUSE;
         }
         self.away.insert(instance_id);
-        if self.failed.insert(name.clone(), error.clone()).as_ref() != Some(&error) {
-            self.app.terminal.say(&format!("{name}: {}", printable(&error)));
+        // After a failover nodes need a moment to come back: while following, only what lasts is
+        // worth a line, and that once.
+        let text = format!("{name}: {}", printable(&error));
+        let lasts = self.failed.insert(name, error.clone()).as_ref() == Some(&error);
+        if (lasts || !self.args.follow) && self.said.insert(text.clone()) {
+            self.app.terminal.say(&text);
         }
         Ok(())
     }
