@@ -4,10 +4,10 @@
 //! Invariant: nothing is kept. A caller that does not read holds up the agents that push to it, and
 //! them alone; a stream nobody waits for is refused. An instance whose output cannot be had is one
 //! message with `error`; the others go on.
-//! Deliberately not here: instances that appear while a caller follows; it asks again.
+//! Who follows a service gets its later instances too, each from when it runs.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -15,10 +15,10 @@ use std::{
 
 use futures_util::{Stream, StreamExt as _};
 use skein_common::{
-    Violations,
+    InstanceId, ServiceId, Violations,
     instance::{Desired, Instance},
 };
-use skein_master_core::ClusterState;
+use skein_master_core::{ClusterState, state::Change};
 use skein_proto::v1::{self, instance_service_client::InstanceServiceClient, stream_logs_request::Source};
 use tokio::{
     sync::{Semaphore, mpsc},
@@ -35,7 +35,7 @@ use crate::{
     },
     leadership::Leading,
     status::{CallError, SessionError, end_of_stream},
-    store::Store,
+    store::{Feed, Store},
 };
 
 /// Lines that wait for a caller.
@@ -178,8 +178,12 @@ fn start(leading: &Arc<Leading>, request: v1::StreamLogsRequest) -> Result<Recei
         return Err(CallError::TooMany { what: "instances in one call for logs", limit: MAX_SOURCES });
     }
     let (caller, lines) = mpsc::channel(QUEUE.max(instances.len() + 1));
+    let follower = Follower::new(leading, &state, &request, &caller, &instances);
     let mut asked = Vec::new();
     for instance in instances {
+        if follower.is_some() && instance.node.is_none() {
+            continue;
+        }
         let sink = Sink { caller: caller.clone(), label: label(&state, &instance) };
         match ask(leading, &instance, sink.clone(), &request) {
             Ok(stream_id) => asked.push(stream_id),
@@ -190,6 +194,9 @@ fn start(leading: &Arc<Leading>, request: v1::StreamLogsRequest) -> Result<Recei
         }
     }
     leading.tracker().spawn(attend(leading.clone(), asked));
+    if let Some(follower) = follower {
+        leading.tracker().spawn(follower.run());
+    }
     Ok(ReceiverStream::new(lines))
 }
 
@@ -241,6 +248,78 @@ fn ask(
     }
     leading.logs.lock().remove(&stream_id);
     Err("its node is asked for too many logs at once".to_owned())
+}
+
+/// Adds the instances that begin to run while a caller follows their service.
+struct Follower {
+    leading: Arc<Leading>,
+    service: ServiceId,
+    feed: Feed,
+    caller: mpsc::Sender<Line>,
+    asked: BTreeSet<InstanceId>,
+}
+
+impl Follower {
+    fn new(
+        leading: &Arc<Leading>,
+        state: &ClusterState,
+        request: &v1::StreamLogsRequest,
+        caller: &mpsc::Sender<Line>,
+        instances: &[Arc<Instance>],
+    ) -> Option<Self> {
+        let Some(Source::Service(name)) = request.source.as_ref().filter(|_| request.follow) else {
+            return None;
+        };
+        let placed = instances.iter().filter(|instance| instance.node.is_some());
+        Some(Self {
+            leading: leading.clone(),
+            service: read::service(state, name).ok()?.id,
+            feed: leading.store.feed(state.revision()).ok()?,
+            caller: caller.clone(),
+            asked: placed.map(|instance| instance.id).collect(),
+        })
+    }
+
+    /// Until the caller, leadership or the service is gone.
+    async fn run(mut self) {
+        let (leading, caller) = (self.leading.clone(), self.caller.clone());
+        tokio::select! {
+            () = self.follow() => {}
+            () = caller.closed() => {}
+            () = leading.stopped() => {
+                let _ = caller.try_send(Err(CallError::Stopping.into()));
+            }
+        }
+    }
+
+    async fn follow(&mut self) {
+        while let Ok(batches) = self.feed.next().await {
+            for change in batches.iter().flat_map(|batch| &batch.changes) {
+                match change {
+                    Change::Service { service, deleted: true } if service.id == self.service => return,
+                    Change::Instance { instance, deleted: false } if instance.service == self.service => {
+                        self.consider(instance);
+                    }
+                    _ => {}
+                }
+            }
+        }
+        // Changes were missed: the caller asks again.
+        let _ = self.caller.try_send(Err(CallError::Stopping.into()));
+    }
+
+    fn consider(&mut self, instance: &Instance) {
+        if !instance.observed.progress.phase.is_running() || self.asked.contains(&instance.id) {
+            return;
+        }
+        let label = label(&self.leading.store.snapshot(), instance);
+        let request = v1::StreamLogsRequest { follow: true, ..Default::default() };
+        let sink = Sink { caller: self.caller.clone(), label };
+        if let Ok(stream_id) = ask(&self.leading, instance, sink, &request) {
+            self.asked.insert(instance.id);
+            self.leading.tracker().spawn(attend(self.leading.clone(), vec![stream_id]));
+        }
+    }
 }
 
 /// Gives up on agents that open no stream.

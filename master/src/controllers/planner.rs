@@ -92,7 +92,7 @@ impl Planner {
             if let Some(at) = planned.wake_at.filter(|at| *at > now) {
                 self.wake_at = self.wake_at.min(Instant::now() + at.since(now));
             }
-            if is_cut {
+            if is_cut && !planned.plan.is_empty() {
                 self.dirty = scope.clone();
             }
             if !planned.plan.is_empty() && !self.commit(planned).await {
@@ -125,7 +125,8 @@ impl Planner {
 
 /// One pass over the state, off the threads that serve streams: it may take a while.
 async fn decide(state: Arc<ClusterState>, scope: Scope) -> (Planned, Timestamp) {
-    let now = clock::now();
+    // As the core reads it: a leader whose clock is behind goes by the time that was applied.
+    let now = clock::now().max(state.time());
     let pass = tokio::task::spawn_blocking(move || {
         let mut ids = || InstanceId::from_random(clock::random());
         orchestrator::plan(&state, &scope, now, &mut ids)

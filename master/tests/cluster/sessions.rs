@@ -229,6 +229,37 @@ async fn logs_come_from_the_agent_through_any_master() {
     }
     assert!(soon("the end", lines.message()).await.unwrap().is_none());
 
+    let follow = v1::StreamLogsRequest {
+        source: Some(v1::stream_logs_request::Source::Service("web".to_owned())),
+        follow: true,
+        ..Default::default()
+    };
+    let mut lines = cluster.instances(follower).stream_logs(follow).await.unwrap().into_inner();
+    cluster.apply(leader, &replicated("web", 2)).await;
+    let mut second = None;
+    let start = loop {
+        match agent.next().await.unwrap() {
+            Message::Delta(delta) => {
+                let id = delta.upserts[0].instance_id.parse().unwrap();
+                second = Some(id);
+                agent.report(&[report(id, 1, Phase::Running)]).await;
+            }
+            Message::StartLogs(start) if Some(start.instance_id.parse().unwrap()) == second => break start,
+            _ => {}
+        }
+    };
+    let pushed =
+        [v1::PushLogsRequest { stream_id: start.stream_id, lines: vec![line("new")], ..Default::default() }];
+    pusher.push_logs(tokio_stream::iter(pushed)).await.unwrap();
+    let got = loop {
+        let got = soon("a line of the new instance", lines.message()).await.unwrap().unwrap();
+        // The first one was asked for as well, and this agent does not answer for it.
+        if got.error.is_empty() {
+            break got;
+        }
+    };
+    assert_eq!((got.line.as_ref(), got.instance_name.as_str()), (&b"new"[..], "web.2"));
+
     let unasked = v1::PushLogsRequest { stream_id: "nobody".to_owned(), ..Default::default() };
     let status = pusher.push_logs(tokio_stream::iter([unasked])).await.unwrap_err();
     assert_eq!(status.code(), Code::NotFound);
