@@ -7,8 +7,8 @@
 //! **The brake.** When more nodes fall silent within a minute than can be believed (default: more
 //! than max(2, 20 %)), it is more likely that this master cannot see them than that they are dead:
 //! they are held at Unknown and nothing is moved. A held node is released when it is heard, and all
-//! of them are released (to Down) once so many came back that those left are few enough to be
-//! believed. An operator who knows better removes a dead node (`DeleteNode` with force).
+//! of them are released (to Down, after one more grace) once so many came back that those left are
+//! few enough to be believed. An operator who knows better removes a dead node (`DeleteNode` with force).
 //! Nodes fall silent at slightly different times, so lateness counts, not only death: by the time
 //! the first of many is to be given up, the others are late already.
 //!
@@ -17,6 +17,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    mem,
     time::Duration,
 };
 
@@ -206,7 +207,18 @@ impl Liveness {
         if together > believable || together >= alive {
             self.held.extend(due);
         } else {
-            self.held.clear();
+            self.release(now);
+        }
+    }
+
+    /// Who comes back shows that the others may be on their way too: they get the time of a new
+    /// leader's grace before they are given up.
+    fn release(&mut self, now: Duration) {
+        let patient_until = now + self.config.grace;
+        for id in mem::take(&mut self.held) {
+            if let Some(watched) = self.nodes.get_mut(&id) {
+                watched.down_at = watched.down_at.max(patient_until);
+            }
         }
     }
 

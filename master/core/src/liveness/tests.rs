@@ -162,8 +162,10 @@ fn the_brake_is_released_by_those_who_come_back() {
     leader.run(&["n1", "n2"], 101, 110);
     assert_eq!(leader.picture(), "RRUUUU");
     let judgement = leader.run(&["n1", "n2", "n3", "n4"], 111, 115);
-    assert_eq!(leader.picture(), "RRRRDD", "few enough to be believed");
+    assert_eq!(leader.picture(), "RRRRUU", "the last ones may be on their way");
     assert!(!judgement.braked());
+    leader.run(&["n1", "n2", "n3", "n4"], 116, 122);
+    assert_eq!(leader.picture(), "RRRRDD", "few enough to be believed");
 }
 
 #[test]
