@@ -244,9 +244,10 @@ pub struct Append {
     pub previous: Option<Position>,
     pub committed: Option<Position>,
     pub entries: Vec<StoredEntry>,
-    /// `previous` is what the member has acknowledged to this leader, not a guess.
+    /// One past the last entry that the member has acknowledged to this leader, as far as the sender
+    /// remembers; 0 = nothing.
     #[serde(default)]
-    pub heartbeat: bool,
+    pub acknowledged: u64,
 }
 
 impl From<&AppendEntriesRequest<TypeConfig>> for Append {
@@ -256,7 +257,7 @@ impl From<&AppendEntriesRequest<TypeConfig>> for Append {
             previous: request.prev_log_id.map(Into::into),
             committed: request.leader_commit.map(Into::into),
             entries: request.entries.iter().map(Into::into).collect(),
-            heartbeat: false,
+            acknowledged: 0,
         }
     }
 }

@@ -67,7 +67,7 @@ impl Network {
     }
 
     fn connection(&self, target: u64, node: &MemberNode, lane: Lane) -> Connection {
-        Connection { peer: self.peers.get(target, node), lane }
+        Connection { peer: self.peers.get(target, node), lane, acknowledged: Arc::default() }
     }
 }
 
@@ -92,6 +92,9 @@ impl RaftNetworkFactory<TypeConfig> for Network {
 pub struct Connection {
     peer: Result<Peer, InvalidAddress>,
     lane: Lane,
+    /// One past the last entry the peer has acknowledged. openraft keeps a connection for a whole
+    /// leadership, whatever happens to its streams.
+    acknowledged: Arc<AtomicU64>,
 }
 
 fn unreachable(reason: impl ToString) -> Unreachable<TypeConfig> {
@@ -146,10 +149,16 @@ impl NetStreamAppend<TypeConfig> for Connection {
             let peer = self.peer()?.clone();
             let sent = Arc::new(AtomicU64::new(0));
             let counter = sent.clone();
-            let heartbeat = self.lane == Lane::Control;
+            let (lane, acknowledged) = (self.lane, self.acknowledged.clone());
             let requests = stream::once(async { first }).chain(input).filter_map(move |request| {
                 counter.fetch_add(1, Ordering::Relaxed);
-                let message = codec::encode(Kind::Append, &Append { heartbeat, ..Append::from(&request) });
+                let mut append = Append::from(&request);
+                append.acknowledged = match lane {
+                    // openraft puts there what the peer has acknowledged.
+                    Lane::Control => append.previous.map_or(0, |previous| previous.index + 1),
+                    Lane::Log | Lane::Snapshot => acknowledged.load(Ordering::Relaxed),
+                };
+                let message = codec::encode(Kind::Append, &append);
                 std::future::ready(
                     message.ok().map(|payload| v1::AppendEntriesRequest { payload: payload.into() }),
                 )
@@ -158,7 +167,8 @@ impl NetStreamAppend<TypeConfig> for Connection {
             // The peer answers the call at once, so this waits for the connection only.
             let answers =
                 self.call(option.hard_ttl().max(ANSWER_TIMEOUT), client.append_entries(requests)).await?;
-            let state = Some(AnswerStream { answers, sent, received: 0, peer });
+            let acknowledged = self.acknowledged.clone();
+            let state = Some(AnswerStream { answers, sent, received: 0, acknowledged, peer });
             Ok(Box::pin(stream::unfold(state, |state| async move {
                 let mut state = state?;
                 match state.next().await.transpose()? {
@@ -175,6 +185,7 @@ struct AnswerStream {
     /// Requests given to the transport.
     sent: Arc<AtomicU64>,
     received: u64,
+    acknowledged: Arc<AtomicU64>,
     peer: Peer,
 }
 
@@ -194,7 +205,11 @@ impl AnswerStream {
             return Ok(None);
         };
         self.received += 1;
-        decode::<Appended>(Kind::Appended, &message.payload).map(|appended| Some(appended.into()))
+        let appended = decode::<Appended>(Kind::Appended, &message.payload)?;
+        if let Appended::Matching(Some(matching)) = appended {
+            self.acknowledged.fetch_max(matching.index + 1, Ordering::Relaxed);
+        }
+        Ok(Some(appended.into()))
     }
 }
 

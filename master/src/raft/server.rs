@@ -293,26 +293,23 @@ impl Requests {
 
     fn read(&self, payload: &[u8]) -> Result<AppendEntriesRequest<TypeConfig>, Status> {
         let append: Append = decode(Kind::Append, payload)?;
-        if append.heartbeat {
-            self.check_memory(&append)?;
-        }
+        self.check_memory(&append)?;
         append.try_into().map_err(|error: DecodeError| Status::invalid_argument(error.to_string()))
     }
 
-    /// A heartbeat says what this member has acknowledged. One that does not have it has forgotten:
-    /// it must not vote, because what it forgot may have been committed by its word.
-    fn check_memory(&self, heartbeat: &Append) -> Result<(), Status> {
-        let Some(acknowledged) = heartbeat.previous else { return Ok(()) };
+    /// A leader says what this member has acknowledged to it. One that does not have it has
+    /// forgotten: it must not vote, because what it forgot may have been committed by its word.
+    fn check_memory(&self, append: &Append) -> Result<(), Status> {
         let (term, next) = self.store.0.log.standing();
         let known = next.max(self.store.changed().borrow().0 + 1);
-        if heartbeat.vote.term < term || acknowledged.index < known {
+        if append.vote.term < term || append.acknowledged <= known {
             return Ok(());
         }
         let reason = format!(
             "this master has acknowledged the log up to {} but has it only up to {}: its data folder was emptied or \
              replaced by an old copy. Remove it from the cluster (`skein cluster remove`), delete its data folder and \
              add it again under a new name",
-            acknowledged.index,
+            append.acknowledged - 1,
             known.saturating_sub(1)
         );
         self.store.0.fatal.call(&reason);

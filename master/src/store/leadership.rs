@@ -53,16 +53,23 @@ pub struct Observer {
 impl Observer {
     pub async fn run(self, stop: CancellationToken) {
         let mut server = self.raft.server_metrics();
+        let mut all = self.raft.metrics();
+        // Just elected: the first answers of a quorum are awaited, and only `all` tells.
+        let mut unconfirmed = false;
         let mut tick = tokio::time::interval(Duration::from_millis(self.timing.heartbeat_ms));
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
                 changed = server.changed() => if changed.is_err() { break },
+                changed = all.changed(), if unconfirmed => if changed.is_err() { break },
                 _ = tick.tick() => {}
             }
             match self.observe() {
-                Ok(seen) => self.publish(seen),
+                Ok((seen, elected)) => {
+                    unconfirmed = elected && !seen.is_self;
+                    self.publish(seen);
+                }
                 Err(openraft::errors::Fatal::Stopped) => break,
                 Err(fatal) => {
                     self.fatal.call(&format!("consensus has failed: {fatal}"));
@@ -76,7 +83,8 @@ impl Observer {
         self.leadership.send_modify(|seen| *seen = Leadership { term: seen.term, ..Leadership::default() });
     }
 
-    fn observe(&self) -> Result<Leadership, openraft::errors::Fatal<TypeConfig>> {
+    /// The leadership, and whether this master is elected, confirmed or not.
+    fn observe(&self) -> Result<(Leadership, bool), openraft::errors::Fatal<TypeConfig>> {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
         metrics.running_state.clone()?;
@@ -90,12 +98,13 @@ impl Observer {
             self.last_heard.within(lease + Duration::from_millis(self.timing.heartbeat_ms))
         };
         let leader_id = metrics.current_leader.filter(|_| alive);
-        Ok(Leadership {
+        let seen = Leadership {
             leader_id,
             leader: leader_id.and_then(|id| metrics.membership_config.get_node(&id).cloned()),
             term: metrics.current_term,
             is_self: is_self && alive,
-        })
+        };
+        Ok((seen, is_self))
     }
 
     fn publish(&self, seen: Leadership) {

@@ -19,7 +19,10 @@ use skein_proto::v1::{self, change_members_request::Change as Wire};
 use tokio::time::Instant;
 use tonic::Request;
 
-use super::{Inner, Store, propose::LEADER_PATIENCE};
+use super::{
+    Inner, Store,
+    propose::{LEADER_PATIENCE, TRY_AGAIN},
+};
 use crate::raft::{
     MemberNode, StoredMembership, TypeConfig, member_id,
     network::peers::{Lane, Reason, never_sent},
@@ -71,6 +74,7 @@ impl Store {
 
     async fn change(&self, change: Change) -> Result<(), MembershipError> {
         let patience = Instant::now() + LEADER_PATIENCE;
+        let mut delay = TRY_AGAIN;
         loop {
             let leader = self.0.leadership.borrow().leader_id;
             let result = match leader {
@@ -82,7 +86,7 @@ impl Store {
             };
             match result {
                 Err(MembershipError::NoLeader) if Instant::now() < patience => {
-                    self.0.wait_for_news(patience).await;
+                    self.0.wait_for_news(&mut delay, patience).await;
                 }
                 result => return result,
             }

@@ -26,8 +26,9 @@ use crate::raft::{
 pub(super) const LEADER_PATIENCE: Duration = Duration::from_millis(1500);
 /// How long an accepted command may take before its outcome is called unknown.
 const OUTCOME_PATIENCE: Duration = Duration::from_secs(10);
-/// Between two tries when nothing else says when to try again.
+/// Between two tries when nothing else says when to try again; doubles, because thousands may wait.
 pub(super) const TRY_AGAIN: Duration = Duration::from_millis(25);
+const TRY_AGAIN_MAX: Duration = Duration::from_millis(200);
 /// A follower that answers for the leader waits this long to have applied the command itself.
 const APPLIED_PATIENCE: Duration = Duration::from_millis(500);
 
@@ -77,6 +78,7 @@ impl Store {
         let mut patience = started + LEADER_PATIENCE;
         let mut unknown = None;
         let mut hint = None;
+        let mut delay = TRY_AGAIN;
         loop {
             match inner.attempt(&proposal, hint.take()).await {
                 Attempt::Committed(committed) => return Ok(committed),
@@ -97,7 +99,7 @@ impl Store {
                     None => ProposeError::NoLeader { leader },
                 });
             }
-            inner.wait_for_news(patience).await;
+            inner.wait_for_news(&mut delay, patience).await;
         }
     }
 }
@@ -199,11 +201,12 @@ impl Inner {
         }
     }
 
-    /// Waits for another leadership, or a moment.
-    pub(super) async fn wait_for_news(&self, until: Instant) {
+    /// Waits for another leadership, or a moment, which grows.
+    pub(super) async fn wait_for_news(&self, delay: &mut Duration, until: Instant) {
         let mut leadership = self.leadership.clone();
         leadership.mark_unchanged();
-        let moment = (Instant::now() + TRY_AGAIN).min(until);
+        let moment = (Instant::now() + *delay).min(until);
+        *delay = (*delay * 2).min(TRY_AGAIN_MAX);
         let _ = tokio::time::timeout_at(moment, leadership.changed()).await;
     }
 }

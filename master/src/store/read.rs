@@ -16,7 +16,10 @@ use skein_proto::v1;
 use tokio::time::Instant;
 use tonic::Request;
 
-use super::{Inner, Store, propose::LEADER_PATIENCE};
+use super::{
+    Inner, Store,
+    propose::{LEADER_PATIENCE, TRY_AGAIN},
+};
 use crate::raft::network::peers::{Lane, Peer};
 
 /// A follower that lags more than this far behind answers no linearizable reads.
@@ -39,6 +42,7 @@ impl Store {
     pub async fn linearize(&self) -> Result<Revision, ReadError> {
         let inner = &*self.0;
         let patience = Instant::now() + LEADER_PATIENCE;
+        let mut delay = TRY_AGAIN;
         let index = loop {
             let asked = tokio::time::timeout_at(patience, inner.read_index()).await;
             if let Ok(Some(index)) = asked {
@@ -48,7 +52,7 @@ impl Store {
                 let leader = inner.leadership.borrow().leader.as_ref().map(|leader| leader.name.clone());
                 return Err(ReadError::NoLeader { leader });
             }
-            inner.wait_for_news(patience).await;
+            inner.wait_for_news(&mut delay, patience).await;
         };
         match tokio::time::timeout(APPLY_PATIENCE, inner.applied(Revision(index))).await {
             Ok(Some(revision)) => Ok(revision),

@@ -7,7 +7,8 @@ use std::{
     time::Duration,
 };
 
-use skein_common::{NodeId, Resources, Timestamp, node::NodeDescription};
+use futures_util::{StreamExt as _, stream};
+use skein_common::{NodeId, Resources, Revision, Timestamp, node::NodeDescription};
 use skein_master::{
     raft::{identity::Formation, server::RaftServer},
     store::{FatalHandler, MemberNode, Store, StoreOptions},
@@ -217,12 +218,21 @@ impl Cluster {
         .await
     }
 
-    /// Writes these, through whichever master leads.
+    /// Writes these, through whichever master leads; again when a busy machine lost its leader.
     pub async fn write(&self, numbers: std::ops::Range<u64>) {
-        let leader = self.leader().await;
-        for number in numbers {
-            self.store(leader).propose(register(number)).await.unwrap().outcome.unwrap();
-        }
+        let one = async |number| {
+            let write = async || {
+                let leader = self.leader().await;
+                self.store(leader).propose(register(number)).await.ok()?.outcome.ok()
+            };
+            patiently("a write", write).await;
+        };
+        stream::iter(numbers).for_each_concurrent(32, one).await;
+    }
+
+    /// A linearizable read, asked again when a busy machine did not confirm it in time.
+    pub async fn linearize(&self, node: usize) -> Revision {
+        patiently("a read", async || self.store(node).linearize().await.ok()).await
     }
 
     /// Waits until a master's state is like this.

@@ -268,8 +268,9 @@ pub struct Prepared {
     pub capacity: u64,
 }
 
-/// Writes zeros, not a mere reservation: an extent that was only reserved costs a journal commit
-/// at every first write to it (measured: a third of the records per second).
+/// Writes zeros, so that an fdatasync of a record later commits no metadata: 4 KiB took 182 µs,
+/// 361 µs where the space was only reserved, 1,130 µs at the end of a growing file (ext4, a busy
+/// machine, best of three medians).
 pub fn prepare(folder: &Path, number: u64, capacity: u64) -> io::Result<Prepared> {
     const STEP: usize = 1 << 18;
     let path = folder.join(format!("{number:020}.new"));
