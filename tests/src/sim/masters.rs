@@ -320,7 +320,9 @@ impl World {
         leader.hellos.insert(stream, held);
         // Nothing new is not written down, so a leader that can write no more lets agents in too.
         let known = leader.state.node(id).is_some_and(|node| {
-            node.incarnation == incarnation && node.liveness == Belief::Ready && node.description == *description
+            node.incarnation == incarnation
+                && node.liveness == Belief::Ready
+                && node.description == *description
         });
         if known {
             return self.registered(master, term, stream, true);
