@@ -18,9 +18,15 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::ValueEnum;
-use tonic::transport::{Channel, Endpoint};
+use tonic::{
+    Code,
+    transport::{Channel, Endpoint},
+};
 
 use self::figure::Table;
+use crate::{deployment::Deployment, wait};
+
+const REMOVAL_LIMIT: Duration = Duration::from_secs(300);
 
 /// A table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -69,6 +75,21 @@ impl Bench {
             Self::Memory => footprint::measure(plan).await,
         }
     }
+}
+
+/// Deletes a service and waits until nothing is left of it.
+async fn remove(skein: &Deployment, name: &str) -> Result<()> {
+    skein.client.delete(name).await?;
+    wait::until(&format!("{name} is gone"), REMOVAL_LIMIT, async || {
+        match skein.client.service(name).await {
+            Err(status) if status.code() == Code::NotFound => {}
+            Err(status) => return Err(status.to_string()),
+            Ok(_) => return Err("it is there".to_owned()),
+        }
+        let left = skein.docker.of_cluster(&skein.cluster_id).await.map_err(|error| error.to_string())?;
+        wait::expect(left.is_empty(), || format!("{} containers", left.len()))
+    })
+    .await
 }
 
 /// As many connections to one server.

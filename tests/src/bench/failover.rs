@@ -37,8 +37,6 @@ pub async fn measure(plan: &Plan) -> Result<Table> {
         writes.add_time(write);
         moved.add_time(elsewhere);
     }
-    skein.client.delete(SERVICE).await?;
-    gone(&skein).await?;
     let mut table = Table::new(format!("Leader's machine killed, {} times", plan.kills), "Swarm, measured");
     let swarm = |seconds| {
         let mut figure = Figure::new(Unit::Seconds);
@@ -82,8 +80,7 @@ async fn kill_leader(skein: &mut Deployment) -> Result<(Duration, Duration)> {
     skein.masters[leader].process.start()?;
     skein.agents[leader].start()?;
     skein.all_nodes_ready().await?;
-    skein.client.delete(SERVICE).await?;
-    gone(skein).await?;
+    super::remove(skein, SERVICE).await?;
     Ok((write, elsewhere))
 }
 
@@ -115,14 +112,6 @@ async fn write_until_accepted(master: &Client) -> Result<()> {
         // The same again would change nothing, so each is another.
         let probe = spec::service(PROBE).replicas(0).variable("TRY", &tries.to_string());
         master.apply(probe).await.map(drop).map_err(|status| status.to_string())
-    })
-    .await
-}
-
-async fn gone(skein: &Deployment) -> Result<()> {
-    wait::until("all containers are gone", LIMIT, async || {
-        let left = skein.docker.of_cluster(&skein.cluster_id).await.map_err(|error| error.to_string())?;
-        wait::expect(left.is_empty(), || format!("{} containers", left.len()))
     })
     .await
 }

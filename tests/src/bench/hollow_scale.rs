@@ -110,12 +110,6 @@ async fn apply(skein: &Deployment, name: &str, count: usize) -> Result<Duration>
     skein.client.apply(spec::service(name).replicas(replicas)).await?;
     sight.until(LIMIT, |ready| ready.count(name) == count).await?;
     let time = begin.elapsed();
-    skein.client.delete(name).await?;
-    wait::until("the service is gone", LIMIT, async || match skein.client.service(name).await {
-        Ok(_) => Err("it is there".to_owned()),
-        Err(status) if status.code() == tonic::Code::NotFound => Ok(()),
-        Err(status) => Err(status.to_string()),
-    })
-    .await?;
+    super::remove(skein, name).await?;
     Ok(time)
 }

@@ -19,7 +19,6 @@ use crate::{
     deployment::{Deployment, Flags},
     docker::Docker,
     spec::{self, SAMPLE_IMAGE},
-    wait,
 };
 
 const COUNTS: [usize; 3] = [1, 20, 50];
@@ -82,17 +81,8 @@ async fn apply(skein: &Deployment, name: &str, count: usize) -> Result<Duration>
     skein.client.apply(spec::service(name).replicas(replicas)).await?;
     sight.until(LIMIT, |ready| ready.count(name) == count).await?;
     let time = begin.elapsed();
-    remove(skein, name).await?;
+    super::remove(skein, name).await?;
     Ok(time)
-}
-
-async fn remove(skein: &Deployment, name: &str) -> Result<()> {
-    skein.client.delete(name).await?;
-    wait::until(&format!("{name} is gone"), LIMIT, async || {
-        let left = skein.docker.of_cluster(&skein.cluster_id).await.map_err(|error| error.to_string())?;
-        wait::expect(left.is_empty(), || format!("{} containers", left.len()))
-    })
-    .await
 }
 
 async fn replace(skein: &Deployment, rounds: usize) -> Result<Figure> {
@@ -112,7 +102,7 @@ async fn replace(skein: &Deployment, rounds: usize) -> Result<Figure> {
         sight.until(LIMIT, |ready| ready.attempts(name) == [2]).await?;
         figure.add_time(begin.elapsed());
         kill.await.context("kill")??;
-        remove(skein, name).await?;
+        super::remove(skein, name).await?;
     }
     Ok(figure)
 }
