@@ -162,7 +162,13 @@ fn invalid(field: &'static str, reason: impl ToString) -> InvalidMessage {
 
 /// Before the Welcome a status is an answer; a lost connection is one too, to tonic.
 fn refused(status: Status) -> End {
-    if status.code() == tonic::Code::Unavailable { End::Broken(status) } else { End::Refused(status) }
+    // What a master sent has no source; with one it was made here, of a connection that broke.
+    let is_ours = std::error::Error::source(&status).is_some();
+    if is_ours || status.code() == tonic::Code::Unavailable {
+        End::Broken(status)
+    } else {
+        End::Refused(status)
+    }
 }
 
 impl<R: ContainerRuntime> Stream<'_, R> {
