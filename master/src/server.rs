@@ -38,6 +38,9 @@ const KEEPALIVE_EVERY: Duration = Duration::from_secs(10);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Calls and streams of one connection.
 const STREAMS_PER_CONNECTION: u32 = 1024;
+/// Calls given up by their callers before a busy master has looked at them; the default of 20 cut
+/// the connection, and with it every other call on it, whenever the machine was starved.
+const PENDING_RESETS: usize = 256;
 /// What a peer may send ahead of our reading, on one stream and on one connection.
 const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
@@ -308,6 +311,7 @@ fn serve(listener: TcpListener, routes: Routes, stop: CancellationToken) -> Join
         .http2_keepalive_interval(Some(KEEPALIVE_EVERY))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .max_concurrent_streams(STREAMS_PER_CONNECTION)
+        .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS))
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .http2_max_header_list_size(HEADER_BYTES)
