@@ -195,6 +195,15 @@ impl Cluster {
         self.agent_mut(name)?.start().await
     }
 
+    /// All that do not run, at once.
+    ///
+    /// # Errors
+    /// When one does not start.
+    pub async fn start_agents(&mut self) -> Result<()> {
+        let away = self.agents.iter_mut().filter(|agent| !agent.is_running());
+        futures_util::future::try_join_all(away.map(AgentSeat::start)).await.map(drop)
+    }
+
     fn agent_mut(&mut self, name: &str) -> Result<&mut AgentSeat> {
         self.agents.iter_mut().find(|agent| agent.name == name).with_context(|| format!("no agent {name}"))
     }

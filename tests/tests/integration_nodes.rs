@@ -56,8 +56,11 @@ async fn a_lost_node_is_replaced_and_superseded_when_it_returns() -> Result<()> 
         wait::expect(left.is_empty(), || format!("{left:?}"))
     })
     .await?;
-    let after = cluster.client.instances("web").await?;
-    ensure!(after.iter().all(|instance| instance.id != lost.id), "the superseded record is forgotten");
+    wait::until("the superseded record is forgotten", LIMIT, async || {
+        let after = cluster.client.instances("web").await.map_err(|status| status.to_string())?;
+        wait::expect(after.iter().all(|instance| instance.id != lost.id), || show_instances(&after))
+    })
+    .await?;
     watcher.check_order().map_err(anyhow::Error::msg)?;
     watcher.check_one_live_per_slot().map_err(anyhow::Error::msg)?;
     cluster.stop().await
@@ -84,9 +87,7 @@ async fn a_mass_loss_is_held() -> Result<()> {
         wait::expect(same && instances.len() == 6, || show_instances(&instances))
     })
     .await?;
-    for node in ["n1", "n2", "n3", "n4"] {
-        cluster.start_agent(node).await?;
-    }
+    cluster.start_agents().await?;
     cluster.nodes_ready().await?;
     let after = cluster.ready("web", 6).await?;
     ensure!(before.iter().all(|old| after.iter().any(|new| new.id == old.id)), "everybody was kept");

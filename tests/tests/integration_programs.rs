@@ -37,7 +37,7 @@ async fn wrong_flags_are_named() -> Result<()> {
         ("skein-master", &master, &["--api-address", "0.0.0.0:0"], &["--insecure"]),
         ("skein-master", &master, &["--cluster-address", "0.0.0.0:0"], &["--insecure"]),
         ("skein-agent", &agent, &["--frobnicate"], &["--frobnicate"]),
-        ("skein-agent", &agent, &["--masters", "127.0.0.1:1", "--label", "=x"], &["--label"]),
+        ("skein-agent", &agent, &["--masters", "127.0.0.1:1", "--label", "=x"], &["label"]),
         ("skein", &[], &["service", "scale", "web=many"], &["many"]),
     ];
     for (program, first, more, named) in cases {

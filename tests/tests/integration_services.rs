@@ -38,8 +38,12 @@ async fn a_service_is_deployed_scaled_and_deleted() -> Result<()> {
     cluster.ready("web", 2).await?;
     cluster.containers_running(2).await?;
 
-    let status = cluster.client.service("web").await?.status.context("a status")?;
-    ensure!((status.desired, status.ready) == (2, 2), "{status:?}");
+    wait::until("the counts follow", LIMIT, async || {
+        let service = cluster.client.service("web").await.map_err(|status| status.to_string())?;
+        let status = service.status.unwrap_or_default();
+        wait::expect((status.desired, status.running, status.ready) == (2, 2, 2), || format!("{status:?}"))
+    })
+    .await?;
     cluster.client.delete("web").await?;
     cluster.gone("web").await?;
     cluster.no_containers().await?;
