@@ -24,6 +24,9 @@ const LIMIT: Duration = Duration::from_secs(20);
 const WRONG_USAGE: i32 = 64;
 const STORAGE_FAILED: i32 = 74;
 
+type Words<'a> = &'a [&'a str];
+type Refusal<'a> = (&'a str, Words<'a>, Words<'a>, Words<'a>);
+
 #[tokio::test]
 async fn wrong_flags_are_named() -> Result<()> {
     let folder = tempfile::tempdir()?;
@@ -31,7 +34,8 @@ async fn wrong_flags_are_named() -> Result<()> {
     let data = data.to_str().context("a path in UTF-8")?;
     let master = ["run", "--name", "m1", "--data-dir", data];
     let agent = ["run", "--name", "n1", "--data-dir", data];
-    let cases: [(&str, &[&str], &[&str], &[&str]); 7] = [
+    // Program, arguments, more arguments, what the refusal must name.
+    let cases: [Refusal; 7] = [
         ("skein-master", &master, &["--frobnicate"], &["--frobnicate"]),
         ("skein-master", &master, &["--api-address", "nowhere"], &["api-address", "nowhere"]),
         ("skein-master", &master, &["--api-address", "0.0.0.0:0"], &["--insecure"]),
