@@ -18,6 +18,8 @@ use skein_master_core::ClusterState;
 pub struct Told {
     node: NodeId,
     term: u64,
+    /// Counts messages, not revisions: two may follow from one revision, because the state is ahead
+    /// of the feed that says where to look, and the agent takes a number it knows for a repeat.
     generation: u64,
     desired: BTreeMap<InstanceId, Desired>,
 }
@@ -33,7 +35,7 @@ impl Told {
         let held = state.instances_on(self.node);
         let assignments: Vec<_> = held.filter_map(|instance| assignment(state, instance)).collect();
         self.desired = assignments.iter().map(|one| (one.instance, one.desired)).collect();
-        self.generation = state.revision().0;
+        self.generation += 1;
         AssignmentUpdate {
             term: self.term,
             generation: self.generation,
@@ -59,7 +61,8 @@ impl Told {
         if upserts.is_empty() && removals.is_empty() {
             return None;
         }
-        let from = std::mem::replace(&mut self.generation, state.revision().0);
+        let from = self.generation;
+        self.generation += 1;
         let content = AssignmentContent::Delta { from, upserts, removals };
         Some(AssignmentUpdate { term: self.term, generation: self.generation, content })
     }
@@ -92,4 +95,87 @@ fn assignment(state: &ClusterState, instance: &Instance) -> Option<Assignment> {
         ports: instance.ports.clone(),
         attempt: instance.observed.progress.attempt,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use skein_common::{
+        ClusterId, Resources, Revision, ServiceId, Timestamp,
+        node::{NodeDescription, Platform},
+        service::{Generation, Mode, ServiceSpec},
+    };
+    use skein_master_core::{
+        Command, CommandKind,
+        command::{Actor, NewInstance, Plan},
+    };
+    use skein_proto::v1;
+
+    use super::*;
+
+    fn spec() -> ServiceSpec {
+        let container = v1::ContainerSpec { image: "web:1".to_owned(), ..Default::default() };
+        let wire =
+            v1::ServiceSpec { name: "web".to_owned(), container: Some(container), ..Default::default() };
+        ServiceSpec { mode: Mode::Replicated { replicas: 2 }, ..ServiceSpec::try_from(wire).unwrap() }
+    }
+
+    fn description() -> NodeDescription {
+        NodeDescription {
+            name: "n1".to_owned(),
+            address: "127.0.0.1".to_owned(),
+            labels: BTreeMap::new(),
+            capacity: Resources { cpu_millis: 1_000, memory_bytes: 1 << 30 },
+            reserved: Resources::ZERO,
+            platform: Platform::default(),
+            agent_version: String::new(),
+            runtime_version: String::new(),
+        }
+    }
+
+    /// One node with these instances, all made by one revision.
+    fn state(node: NodeId, instances: &[InstanceId]) -> ClusterState {
+        let service = ServiceId::from_random(1);
+        let new = |(number, id): (u32, &InstanceId)| NewInstance {
+            id: *id,
+            service,
+            slot: Slot::Number(number),
+            generation: Generation(1),
+            placed: Some((node, Vec::new())),
+            not_before: Timestamp::default(),
+            failures: 0,
+            explanation: String::new(),
+        };
+        let plan = Plan { create: (1..).zip(instances).map(new).collect(), ..Plan::default() };
+        let description = Arc::new(description());
+        let mut state = ClusterState::default();
+        for (revision, kind) in (1..).zip([
+            CommandKind::FormCluster { id: ClusterId::from_random(1) },
+            CommandKind::RegisterNode { id: node, description, incarnation: 1 },
+            CommandKind::CreateService { id: service, spec: Arc::new(spec()) },
+            CommandKind::Plan(plan),
+        ]) {
+            let command = Command { request: None, at: Timestamp::default(), actor: Actor::User, kind };
+            state.apply(Revision(revision), &command).outcome.unwrap();
+        }
+        state
+    }
+
+    #[test]
+    fn two_messages_from_one_revision_are_two_generations() {
+        let (node, [first, second]) = (NodeId::from_random(1), [1, 2].map(InstanceId::from_random));
+        let state = state(node, &[first, second]);
+        let mut told = Told::new(node, 7);
+        let mut held = told.everything(&ClusterState::default()).generation;
+        for instance in [first, second] {
+            let update = told.difference(&state, [instance]).unwrap();
+            let AssignmentContent::Delta { from, upserts, .. } = update.content else { panic!("a delta") };
+            assert_eq!((from, upserts.len()), (held, 1));
+            assert!(update.generation > held, "an agent takes generation {held} for a repeat");
+            held = update.generation;
+        }
+        assert_eq!(told.difference(&state, [first, second]), None);
+        assert!(told.everything(&state).generation > held);
+    }
 }
