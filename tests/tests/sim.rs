@@ -79,3 +79,15 @@ fn a_run_repeats_exactly() {
         assert_eq!(format!("{first:?}"), format!("{second:?}"));
     }
 }
+
+/// A session looks at a state that is ahead of the feed that woke it, so two messages may follow
+/// from one revision. They once had one generation, and the agent took the second for a repeat.
+#[test]
+fn what_follows_from_one_revision_reaches_the_agent() {
+    for seed in 0..20 {
+        let settings = Settings { hostile: false, faults: &[], ..Settings::drawn(seed) };
+        let mut world = World::new(seed, settings);
+        world.trouble(60_000);
+        passed(world.reach_peace());
+    }
+}

@@ -10,17 +10,14 @@ use std::{
     time::Duration,
 };
 
-use skein_common::{
-    InstanceId, NodeId, Timestamp,
-    assignment::{Assignment, AssignmentContent, AssignmentUpdate},
-    instance::{Instance, InstanceReport, Slot},
-    node::Liveness as Belief,
-};
+use skein_common::{InstanceId, NodeId, Timestamp, instance::InstanceReport, node::Liveness as Belief};
+use skein_master::sessions::assignments::Told;
 use skein_master_core::{
     Applied, ClusterState, Command, CommandKind,
     command::{Actor, Report, Verdict},
     liveness::{Liveness, LivenessConfig},
     orchestrator::{self, Scope},
+    state::Change,
 };
 
 use super::{
@@ -57,66 +54,10 @@ pub struct Leader {
 struct Session {
     stream: StreamId,
     heard: u64,
-    generation: u64,
-    sent: BTreeMap<InstanceId, Assignment>,
-}
-
-impl Session {
-    fn everything(&mut self, term: u64, now: BTreeMap<InstanceId, Assignment>) -> AssignmentUpdate {
-        self.generation += 1;
-        self.sent = now;
-        let content = AssignmentContent::Full(self.sent.values().cloned().collect());
-        AssignmentUpdate { term, generation: self.generation, content }
-    }
-
-    /// What the agent has not been told yet.
-    fn increment(&mut self, term: u64, now: BTreeMap<InstanceId, Assignment>) -> Option<AssignmentUpdate> {
-        let told = |id: &InstanceId, new: &Assignment| {
-            self.sent.get(id).is_some_and(|old| Assignment { attempt: old.attempt, ..new.clone() } == *old)
-        };
-        let upserts: Vec<_> =
-            now.iter().filter(|(id, new)| !told(id, new)).map(|(_, new)| new.clone()).collect();
-        let removals: Vec<_> = self.sent.keys().filter(|id| !now.contains_key(id)).copied().collect();
-        if upserts.is_empty() && removals.is_empty() {
-            return None;
-        }
-        let from = self.generation;
-        self.generation += 1;
-        self.sent = now;
-        Some(AssignmentUpdate {
-            term,
-            generation: self.generation,
-            content: AssignmentContent::Delta { from, upserts, removals },
-        })
-    }
-}
-
-fn assignments(state: &ClusterState, node: NodeId) -> BTreeMap<InstanceId, Assignment> {
-    state
-        .instances_on(node)
-        .filter_map(|instance| Some((instance.id, assignment(state, instance)?)))
-        .collect()
-}
-
-fn assignment(state: &ClusterState, instance: &Instance) -> Option<Assignment> {
-    let spec = state.spec_of(instance)?;
-    let slot = match instance.slot {
-        Slot::Number(number) => number,
-        Slot::Node(_) => 0,
-    };
-    Some(Assignment {
-        instance: instance.id,
-        service: instance.service,
-        service_name: spec.name.clone(),
-        slot,
-        generation: instance.generation,
-        desired: instance.desired,
-        container: spec.container.clone(),
-        resources: spec.resources,
-        restart: spec.restart,
-        ports: instance.ports.clone(),
-        attempt: instance.observed.progress.attempt,
-    })
+    /// The real one: what an agent is told is not modelled.
+    told: Told,
+    /// Instances it has not looked at yet.
+    inbox: BTreeSet<InstanceId>,
 }
 
 impl World {
@@ -170,6 +111,7 @@ impl World {
     pub(super) fn committed(&mut self, origin: Origin, applied: Applied) {
         let Some(master) = self.raft.leader else { return };
         let (term, state) = (self.raft.term, self.raft.state.clone());
+        self.dispatch(master, term, &applied.changes);
         let Some(leader) = self.leader(master, term) else { return };
         leader.state = state;
         applied.changes.iter().for_each(|change| leader.scope.add(change));
@@ -181,7 +123,7 @@ impl World {
             Origin::Registration { stream } => self.registered(master, term, stream, applied.outcome.is_ok()),
             Origin::User { sequence } => self.user_answered(sequence, applied.outcome),
         }
-        self.tell_agents(master, term);
+        self.end_sessions_of_strangers(master, term);
         self.plan(master, term);
         self.pass_on_reports(master, term);
     }
@@ -341,8 +283,9 @@ impl World {
         if !accepted {
             return self.send(stream, Way::ToAgent, Message::Closed);
         }
-        let mut session = Session { stream, heard: now, generation: 0, sent: BTreeMap::new() };
-        let update = session.everything(term, assignments(&leader.state, id));
+        let mut told = Told::new(id, term);
+        let update = told.everything(&leader.state);
+        let session = Session { stream, heard: now, told, inbox: BTreeSet::new() };
         let before = leader.sessions.insert(node, session);
         if let Some(before) = before.filter(|before| before.stream != stream) {
             self.send(before.stream, Way::ToAgent, Message::Closed);
@@ -356,11 +299,9 @@ impl World {
         if !self.in_session(master, node, stream) {
             return;
         }
-        let id = self.nodes[node].id;
         let Some(leader) = self.leader(master, term) else { return };
-        let now = assignments(&leader.state, id);
         let Some(session) = leader.sessions.get_mut(&node) else { return };
-        let update = session.everything(term, now);
+        let update = session.told.everything(&leader.state);
         self.send(stream, Way::ToAgent, Message::Assign(update));
     }
 
@@ -385,21 +326,46 @@ impl World {
         self.propose(master, term, command, Origin::Reports);
     }
 
-    fn tell_agents(&mut self, master: usize, term: u64) {
-        let ids: Vec<NodeId> = self.nodes.iter().map(|node| node.id).collect();
-        let Some(leader) = self.leader(master, term) else { return };
-        let mut messages = Vec::new();
-        let mut unknown = BTreeSet::new();
-        for (node, session) in &mut leader.sessions {
-            if leader.state.node(ids[*node]).is_none() {
-                unknown.insert(session.stream);
-            } else if let Some(update) = session.increment(term, assignments(&leader.state, ids[*node])) {
-                messages.push((session.stream, update));
+    /// Puts what changed before the sessions concerned, each a little later than it was applied and
+    /// independently of the others, as a feed does.
+    fn dispatch(&mut self, master: usize, term: u64, changes: &[Change]) {
+        for change in changes {
+            let Change::Instance { instance, .. } = change else { continue };
+            let node = instance.node.and_then(|id| self.nodes.iter().position(|node| node.id == id));
+            if let Some(node) = node {
+                let instance = instance.id;
+                self.after(0, 8, Event::Inbox { master, term, node, instance });
             }
         }
-        for (stream, update) in messages {
+    }
+
+    pub(super) fn inbox(&mut self, master: usize, term: u64, node: usize, instance: InstanceId) {
+        let session = self.leader(master, term).and_then(|leader| leader.sessions.get_mut(&node));
+        if let Some(session) = session
+            && session.inbox.insert(instance)
+            && session.inbox.len() == 1
+        {
+            self.after(0, 4, Event::Tell { master, term, node });
+        }
+    }
+
+    /// The session looks at the state of now, which may be ahead of what its inbox says.
+    pub(super) fn tell(&mut self, master: usize, term: u64, node: usize) {
+        let Some(leader) = self.leader(master, term) else { return };
+        let Some(session) = leader.sessions.get_mut(&node) else { return };
+        let inbox = std::mem::take(&mut session.inbox);
+        let (stream, update) = (session.stream, session.told.difference(&leader.state, inbox));
+        if let Some(update) = update {
             self.send(stream, Way::ToAgent, Message::Assign(update));
         }
+    }
+
+    /// A node that was removed by force has nothing to say any more until it comes again.
+    fn end_sessions_of_strangers(&mut self, master: usize, term: u64) {
+        let ids: Vec<NodeId> = self.nodes.iter().map(|node| node.id).collect();
+        let Some(leader) = self.leader(master, term) else { return };
+        let unknown = leader.sessions.iter().filter(|(node, _)| leader.state.node(ids[**node]).is_none());
+        let unknown: Vec<_> = unknown.map(|(_, session)| session.stream).collect();
         unknown.into_iter().for_each(|stream| self.end_session(master, stream));
     }
 
