@@ -247,6 +247,8 @@ impl World {
         self.calm = true;
         self.wait(40_000);
         self.user.silent = true;
+        // Updates and drains that are under way come to their end: one instance at a time.
+        self.wait(180_000);
         self.calm = false;
     }
 
@@ -286,6 +288,12 @@ impl World {
         let summary =
             Summary { commits: self.commits, faults: self.struck, answers: self.user.answered, peace_after };
         self.failure().map_or(Ok(summary), |failure| Err(Box::new(failure)))
+    }
+
+    /// What happened last, a line each.
+    #[must_use]
+    pub fn trace(&self) -> String {
+        self.trace.iter().map(|line| format!("{line}\n")).collect()
     }
 
     /// A rule that was broken.

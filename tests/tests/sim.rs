@@ -66,9 +66,9 @@ fn a_dying_control_plane_touches_no_container() {
         world.settle();
         let before = world.running();
         world.trouble(60_000);
-        let after = world.running();
+        let (after, trace) = (world.running(), world.trace());
         passed(world.reach_peace());
-        assert_eq!(before, after, "seed {seed}: containers were touched");
+        assert_eq!(before, after, "{trace}seed {seed}: containers were touched");
     }
 }
 

@@ -16,7 +16,10 @@ use super::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     KillContainer,
+    /// Its supervisor is slow: the node may be given up meanwhile.
     CrashAgent,
+    /// Back at once, as an upgrade is.
+    RestartAgent,
     Reboot,
     Cut,
     CutOneWay,
@@ -35,7 +38,8 @@ pub enum Fault {
 /// Everything that may happen to a cluster.
 pub const ALL: &[(u64, Fault)] = &[
     (14, Fault::KillContainer),
-    (8, Fault::CrashAgent),
+    (5, Fault::CrashAgent),
+    (3, Fault::RestartAgent),
     (3, Fault::Reboot),
     (6, Fault::Cut),
     (3, Fault::CutOneWay),
@@ -53,7 +57,7 @@ pub const ALL: &[(u64, Fault)] = &[
 
 /// What must not touch a container: masters and agents die, streams break.
 pub const CONTROL_PLANE: &[(u64, Fault)] = &[
-    (5, Fault::CrashAgent),
+    (5, Fault::RestartAgent),
     (5, Fault::ResetStream),
     (5, Fault::CrashLeader),
     (4, Fault::CutLeader),
@@ -83,6 +87,10 @@ impl World {
             Fault::CrashAgent => {
                 self.crash_agent(node);
                 self.after(100, 9_000, Event::AgentStarts { node });
+            }
+            Fault::RestartAgent => {
+                self.crash_agent(node);
+                self.after(100, 1_000, Event::AgentStarts { node });
             }
             Fault::Reboot => self.reboot(node),
             Fault::Cut | Fault::CutOneWay => self.cut(node, fault),
