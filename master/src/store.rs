@@ -129,6 +129,8 @@ pub(crate) struct Inner {
     leadership: watch::Receiver<Leadership>,
     timing: Timing,
     proposals: Semaphore,
+    /// Held by the change of the members under way here.
+    membership: tokio::sync::Mutex<()>,
     stop: CancellationToken,
     tasks: TaskTracker,
     closed: Mutex<Option<Closed>>,
@@ -203,6 +205,7 @@ impl Store {
             leadership,
             timing: options.timing,
             proposals: Semaphore::new(PROPOSALS_IN_FLIGHT),
+            membership: tokio::sync::Mutex::new(()),
             stop,
             tasks,
             closed: Mutex::new(Some(closed)),

@@ -13,7 +13,7 @@ use std::{
 use openraft::{
     ChangeMembers,
     async_runtime::watch::WatchReceiver as _,
-    errors::{ClientWriteError, RaftError},
+    errors::{ChangeMembershipError, ClientWriteError, RaftError},
 };
 use skein_proto::v1::{self, change_members_request::Change as Wire};
 use tokio::time::Instant;
@@ -210,9 +210,22 @@ impl Inner {
         }
     }
 
+    /// One after the other: masters announce their addresses whenever they start, and a user's
+    /// change must not be refused because of that.
     async fn change_membership(&self, change: ChangeMembers<u64, MemberNode>) -> Result<(), MembershipError> {
-        let changed = tokio::time::timeout(CHANGE, self.raft.change_membership(change, false)).await;
-        match changed {
+        let changed = async {
+            let _turn = self.membership.lock().await;
+            loop {
+                match self.raft.change_membership(change.clone(), false).await {
+                    // Begun by a leader before this one, or by a call that was given up.
+                    Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(
+                        ChangeMembershipError::InProgress(_),
+                    ))) => tokio::time::sleep(TRY_AGAIN).await,
+                    changed => return changed,
+                }
+            }
+        };
+        match tokio::time::timeout(CHANGE, changed).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_)))) => {
                 Err(MembershipError::NoLeader)
