@@ -243,6 +243,18 @@ impl Cluster {
         tokio::time::timeout(PATIENCE, wait).await.expect("the state comes").unwrap();
     }
 
+    /// Waits until the leader has heard that the member has all that is committed: a quorum does
+    /// without the slowest one.
+    pub async fn acknowledged(&self, leader: usize, member: usize) {
+        let (store, name) = (self.store(leader).clone(), self.name(member));
+        let told = async || {
+            let status = store.status();
+            let matched = status.members.iter().find(|one| one.name == name)?.matched;
+            (matched >= Some(status.committed)).then_some(())
+        };
+        patiently("an acknowledgement", told).await;
+    }
+
     pub async fn stop(mut self) {
         for node in 0..self.nodes.len() {
             if self.nodes[node].running.is_some() {
