@@ -64,6 +64,9 @@ pub async fn run(plan: &Plan) -> Result<Report> {
     verdict::remove(&cluster, &mut report).await?;
     report.written(&history);
     report.logs(&mut cluster).await;
+    if report.is_clean() {
+        cluster.done();
+    }
     Ok(report)
 }
 
