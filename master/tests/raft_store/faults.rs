@@ -176,6 +176,7 @@ async fn a_member_that_forgot_what_it_acknowledged_stops_itself() {
     cluster.write(0..20).await;
     let leader = cluster.leader().await;
     let (forgetful, other) = cluster.two_others(leader);
+    cluster.acknowledged(leader, forgetful).await;
     cluster.kill(forgetful).await;
     cluster.wipe(forgetful);
     cluster.restart(forgetful).await;
