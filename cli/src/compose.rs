@@ -2,29 +2,28 @@
 //!
 //! Invariant: pure: text, variables and a way to read further files in; specs or findings out.
 //! Every finding names file, line, column and key, and all errors of a file are found at once.
-//! Deliberately not here: several files merged into one, `include`, `extends`.
+//! Deliberately not here: `include`, `extends`; `docker stack deploy` does not read them either.
 
 mod amount;
 mod deploy;
 mod diagnostic;
+mod document;
 mod dotenv;
 mod environment;
 mod field;
 mod keys;
+mod merge;
 mod networks;
 mod origin;
 mod ports;
+mod print;
 mod scalar;
 mod service;
 mod template;
 mod volumes;
 mod yaml;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    io,
-    path::Path,
-};
+use std::{collections::BTreeMap, io, path::Path};
 
 use skein_common::service::ServiceSpec;
 
@@ -34,19 +33,24 @@ pub use origin::{Origin, Origins};
 
 use diagnostic::Report;
 use field::Field;
-use yaml::{Node, Value};
+use yaml::Node;
 
 /// Service label with the name of the stack a service belongs to.
 pub const STACK_LABEL: &str = "skein.stack";
-/// Sections whose values are substituted, as in Docker; extensions are not.
-const SUBSTITUTED: [&str; 6] = ["name", "services", "volumes", "networks", "secrets", "configs"];
 
-/// A Compose file and the world around it.
-pub struct Input<'a> {
+/// One Compose file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Source {
     /// How the file is named in findings.
-    pub file: &'a str,
-    pub text: &'a str,
-    /// Absolute; relative paths of the file begin here, and `.env` is looked for here.
+    pub name: String,
+    pub text: String,
+}
+
+/// Compose files that are read together, and the world around them.
+pub struct Input<'a> {
+    /// At least one; a later one goes over the earlier ones.
+    pub files: &'a [Source],
+    /// Absolute, of the first file; relative paths begin here, and `.env` is looked for here.
     pub folder: &'a Path,
     /// The stack's name, when the command line gives one; else `name:` or the folder decides.
     pub stack: Option<&'a str>,
@@ -62,6 +66,29 @@ pub struct Stack {
     /// In order of the file.
     pub services: Vec<StackService>,
     pub warnings: Vec<Diagnostic>,
+    document: Node,
+    files: Vec<String>,
+}
+
+impl Stack {
+    /// What the cluster says of a field of a service, at the place of the file it came from.
+    pub fn place(&self, service: &StackService, field: &str, message: String) -> Diagnostic {
+        let origin = service.origins.find(field);
+        let file = origin.map_or(0, |origin| origin.at.file);
+        Diagnostic {
+            severity: Severity::Error,
+            file: self.files.get(file).cloned().unwrap_or_default(),
+            at: origin.map(|origin| origin.at),
+            path: origin.map_or_else(|| field.to_owned(), |origin| origin.path.clone()),
+            message,
+            also: Vec::new(),
+        }
+    }
+
+    /// The files as they were understood: merged, variables replaced.
+    pub fn document(&self) -> serde_json::Value {
+        print::value(&self.document)
+    }
 }
 
 /// One service of a stack.
@@ -78,40 +105,34 @@ pub struct StackService {
 /// # Errors
 /// All findings of the file, at least one of them an error.
 pub fn read(input: &Input<'_>) -> Result<Stack, Vec<Diagnostic>> {
-    let mut report = Report::new(input.file);
-    let stack = read_into(input, &mut report);
+    let files: Vec<String> = input.files.iter().map(|file| file.name.clone()).collect();
+    let mut report = Report::new(files.clone());
+    let variables = document::variables(input, &mut report);
+    let document = document::load(input, &variables, &mut report);
+    let stack = document.and_then(|document| {
+        let (name, services) = read_into(input, &document, &variables, &mut report)?;
+        Some((name, services, document))
+    });
     let failed = report.errors() > 0;
     let found = report.into_diagnostics();
     match stack {
-        Some((name, services)) if !failed => Ok(Stack { name, services, warnings: found }),
+        Some((name, services, document)) if !failed => {
+            Ok(Stack { name, services, warnings: found, document, files })
+        }
         _ => Err(found),
     }
 }
 
-fn read_into(input: &Input<'_>, report: &mut Report) -> Option<(String, Vec<StackService>)> {
-    let mut root = match yaml::parse(input.text) {
-        Ok((Some(root), duplicates)) => {
-            for problem in duplicates {
-                report.error(problem.at, &problem.path, problem.message);
-            }
-            root
-        }
-        Ok((None, _)) => {
-            report.error_of_file("the file is empty");
-            return None;
-        }
-        Err(problem) => {
-            report.error(problem.at, &problem.path, problem.message);
-            return None;
-        }
-    };
-    let variables = variables(input, report);
-    substitute_sections(&mut root, &variables, report);
-
-    let top = Field { path: String::new(), at: root.at, node: &root };
+fn read_into(
+    input: &Input<'_>,
+    root: &Node,
+    variables: &BTreeMap<String, String>,
+    report: &mut Report,
+) -> Option<(String, Vec<StackService>)> {
+    let top = Field { path: String::new(), at: root.at, node: root };
     let section = top.section(keys::TOP, report)?;
     let name = stack_name(input, section.get("name"), report)?;
-    let files = environment::Files { folder: input.folder, variables: &variables, read: input.read_file };
+    let files = environment::Files { folder: input.folder, variables, read: input.read_file };
     let volumes =
         section.get("volumes").map(|field| volumes::declared(&field, &name, report)).unwrap_or_default();
     let networks =
@@ -133,69 +154,6 @@ fn read_into(input: &Input<'_>, report: &mut Report) -> Option<(String, Vec<Stac
     Some((name, services))
 }
 
-/// The process's variables over those of `.env`.
-fn variables(input: &Input<'_>, report: &mut Report) -> BTreeMap<String, String> {
-    let path = input.folder.join(".env");
-    let mut found = match (input.read_file)(&path) {
-        Ok(text) => dotenv::parse_dotenv(&text, input.environment).unwrap_or_else(|bad| {
-            report.error_in(&path.display().to_string(), bad.line, bad.message);
-            BTreeMap::new()
-        }),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeMap::new(),
-        Err(error) => {
-            report.error_of_file(format!("{} cannot be read: {error}", path.display()));
-            BTreeMap::new()
-        }
-    };
-    found.extend(input.environment.iter().map(|(name, value)| (name.clone(), value.clone())));
-    found
-}
-
-fn substitute_sections(root: &mut Node, variables: &BTreeMap<String, String>, report: &mut Report) {
-    let Value::Map(entries) = &mut root.value else { return };
-    let mut warned = BTreeSet::new();
-    for entry in entries.iter_mut().filter(|entry| SUBSTITUTED.contains(&entry.key.as_str())) {
-        substitute(&mut entry.value, &entry.key, variables, &mut warned, report);
-    }
-}
-
-/// A substituted value is text whatever it looks like, as in Docker.
-fn substitute(
-    node: &mut Node,
-    path: &str,
-    variables: &BTreeMap<String, String>,
-    warned: &mut BTreeSet<String>,
-    report: &mut Report,
-) {
-    match &mut node.value {
-        Value::Scalar(scalar) if scalar.text.contains('$') => {
-            match template::substitute(&scalar.text, &|name| variables.get(name).cloned()) {
-                Ok(done) => {
-                    for name in done.unset {
-                        if warned.insert(name.clone()) {
-                            report.warn(node.at, path, format!("the variable {name} is not set: empty"));
-                        }
-                    }
-                    scalar.text = done.text;
-                    scalar.plain = false;
-                }
-                Err(error) => report.error(node.at, path, error.to_string()),
-            }
-        }
-        Value::Scalar(_) => {}
-        Value::List(items) => {
-            for (position, item) in items.iter_mut().enumerate() {
-                substitute(item, &format!("{path}[{position}]"), variables, warned, report);
-            }
-        }
-        Value::Map(entries) => {
-            for entry in entries {
-                substitute(&mut entry.value, &Field::join(path, &entry.key), variables, warned, report);
-            }
-        }
-    }
-}
-
 fn stack_name(input: &Input<'_>, field: Option<Field<'_>>, report: &mut Report) -> Option<String> {
     let written = field.as_ref().and_then(|field| field.text(report));
     let valid = |name: &str| {
@@ -215,7 +173,7 @@ fn stack_name(input: &Input<'_>, field: Option<Field<'_>>, report: &mut Report) 
             None
         }
         (None, Some(name)) => {
-            let at = field.map_or(Position { line: 1, column: 1 }, |field| field.node.at);
+            let at = field.map_or(Position::start_of(0), |field| field.node.at);
             report.error(at, "name", wrong(&name));
             None
         }

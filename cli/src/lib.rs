@@ -7,6 +7,7 @@ pub mod app;
 pub mod args;
 pub mod command;
 pub mod compose;
+mod compose_files;
 mod convergence;
 pub mod failure;
 mod live;

@@ -3,16 +3,14 @@
 //! Invariant: nothing is sent before the whole file is known to be right, and, on a dry run or
 //! before the first change, the cluster has not refused any of it for its form.
 
-use std::{
-    io::Read as _,
-    path::{Path, PathBuf},
-};
+use std::path::PathBuf;
 
 use skein_proto::v1::{ApplyResult, Service, ServiceSpec};
 
 use crate::{
     app::App,
-    compose::{self, Diagnostic, Origins, STACK_LABEL, Severity, Stack, StackService},
+    compose::{Diagnostic, STACK_LABEL, Stack, StackService},
+    compose_files,
     failure::Failure,
     output::service::name,
     progress::{self, Goal, WaitArgs},
@@ -30,9 +28,9 @@ Examples:
   skein apply -f compose.yaml --prune         also remove services that are no longer in the file
   cat compose.yaml | skein apply -f - --name shop")]
 pub struct Args {
-    /// The Compose file; - for standard input
-    #[arg(long, short, value_name = "FILE")]
-    pub file: PathBuf,
+    /// The Compose file, - for standard input; of several, later ones go over earlier ones
+    #[arg(long, short, value_name = "FILE", required = true)]
+    pub file: Vec<PathBuf>,
     /// Name of the stack
     #[arg(long, value_name = "STACK")]
     pub name: Option<String>,
@@ -60,9 +58,13 @@ pub async fn run(app: &App, args: Args) -> Result<(), Failure> {
 
 /// # Errors
 /// As [`run`].
-pub async fn deploy(app: &App, file: &Path, stack: Option<&str>, options: &Options) -> Result<(), Failure> {
-    let shown = if file == Path::new("-") { "standard input".to_owned() } else { file.display().to_string() };
-    let stack = read(app, file, &shown, stack)?;
+pub async fn deploy(
+    app: &App,
+    files: &[PathBuf],
+    stack: Option<&str>,
+    options: &Options,
+) -> Result<(), Failure> {
+    let stack = compose_files::read(app, files, stack)?;
     // One bad service must not leave half a stack behind.
     let mut refused = Vec::new();
     for service in &stack.services {
@@ -75,7 +77,7 @@ pub async fn deploy(app: &App, file: &Path, stack: Option<&str>, options: &Optio
                 ))?;
             }
             Ok(_) => {}
-            Err(failure) => refused.extend(violations(failure, &shown, service)?),
+            Err(failure) => refused.extend(violations(failure, &stack, service)?),
         }
     }
     if !refused.is_empty() {
@@ -110,54 +112,14 @@ const fn verb(result: ApplyResult) -> &'static str {
     }
 }
 
-fn read(app: &App, file: &Path, shown: &str, stack: Option<&str>) -> Result<Stack, Failure> {
-    let usage = |error: std::io::Error| Failure::Usage(format!("{shown}: {error}"));
-    let (text, folder) = if file == Path::new("-") {
-        let mut text = String::new();
-        std::io::stdin().read_to_string(&mut text).map_err(usage)?;
-        (text, app.folder.clone())
-    } else {
-        let full = app.folder.join(file);
-        let text = std::fs::read_to_string(&full).map_err(usage)?;
-        (text, full.parent().map_or_else(|| app.folder.clone(), Path::to_path_buf))
-    };
-    // The folder's own name may be the stack's, so `.` will not do.
-    let folder = folder.canonicalize().unwrap_or(folder);
-    let input = compose::Input {
-        file: shown,
-        text: &text,
-        folder: &folder,
-        stack,
-        environment: &app.environment,
-        read_file: &|path| std::fs::read_to_string(path),
-    };
-    let stack = compose::read(&input).map_err(Failure::File)?;
-    for warning in &stack.warnings {
-        app.terminal.note(&warning.to_string());
-    }
-    Ok(stack)
-}
-
 /// Field violations of the cluster at the places of the file they came from; any other failure as it is.
-fn violations(failure: Failure, file: &str, service: &StackService) -> Result<Vec<Diagnostic>, Failure> {
+fn violations(failure: Failure, stack: &Stack, service: &StackService) -> Result<Vec<Diagnostic>, Failure> {
     match failure {
         Failure::Refused(refusal) if !refusal.fields.is_empty() => {
             let fields = refusal.fields.into_iter();
-            Ok(fields.map(|(field, message)| place(&service.origins, file, &field, message)).collect())
+            Ok(fields.map(|(field, message)| stack.place(service, &field, message)).collect())
         }
         other => Err(other),
-    }
-}
-
-fn place(origins: &Origins, file: &str, field: &str, message: String) -> Diagnostic {
-    let origin = origins.find(field);
-    Diagnostic {
-        severity: Severity::Error,
-        file: file.to_owned(),
-        at: origin.map(|origin| origin.at),
-        path: origin.map_or_else(|| field.to_owned(), |origin| origin.path.clone()),
-        message,
-        also: Vec::new(),
     }
 }
 

@@ -8,9 +8,13 @@ use super::apply;
 use crate::{
     app::App,
     compose::STACK_LABEL,
+    compose_files,
     failure::Failure,
     live::{self, Source},
-    output::service::{StackSummary, name},
+    output::{
+        self, Format,
+        service::{StackSummary, name},
+    },
     progress::{self, Goal, WaitArgs},
 };
 
@@ -18,6 +22,7 @@ use crate::{
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
     Deploy(DeployArgs),
+    Config(ConfigArgs),
     Ls(LsArgs),
     /// List the instances of a stack
     Ps(OneArgs),
@@ -38,13 +43,30 @@ Examples:
   skein stack deploy -c compose.yaml --prune shop     also remove services that are no longer in the file"
 )]
 pub struct DeployArgs {
-    /// The Compose file; - for standard input
-    #[arg(long, short, value_name = "FILE")]
-    pub compose_file: PathBuf,
+    /// The Compose file, - for standard input; of several, later ones go over earlier ones
+    #[arg(long, short, value_name = "FILE", required = true)]
+    pub compose_file: Vec<PathBuf>,
     /// Name of the stack
     pub name: String,
     #[command(flatten)]
     pub options: apply::Options,
+}
+
+/// Show Compose files as they are understood: merged, variables replaced
+///
+/// Nothing is sent. What is shown can be deployed again.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  skein stack config -c compose.yaml
+  skein stack config -c compose.yaml -c production.yaml > whole.yaml")]
+pub struct ConfigArgs {
+    /// The Compose file, - for standard input; of several, later ones go over earlier ones
+    #[arg(long, short, value_name = "FILE", required = true)]
+    pub compose_file: Vec<PathBuf>,
+    /// Name of the stack, where the files do not say it
+    #[arg(long, value_name = "STACK")]
+    pub name: Option<String>,
 }
 
 /// List stacks
@@ -87,6 +109,7 @@ pub async fn run(app: &App, command: Command) -> Result<(), Failure> {
         Command::Deploy(args) => {
             apply::deploy(app, &args.compose_file, Some(&args.name), &args.options).await
         }
+        Command::Config(args) => config(app, &args),
         Command::Ls(args) => {
             live::list(app, args.watch, Source::Services, || async {
                 Ok(StackSummary::of(&app.api.services(&[(STACK_LABEL, "")]).await?))
@@ -101,6 +124,15 @@ pub async fn run(app: &App, command: Command) -> Result<(), Failure> {
         }
         Command::Rm(args) => remove(app, &args).await,
     }
+}
+
+fn config(app: &App, args: &ConfigArgs) -> Result<(), Failure> {
+    let document = compose_files::read(app, &args.compose_file, args.name.as_deref())?.document();
+    let text = match app.format {
+        Format::Json => output::pretty(&document),
+        _ => output::yaml::render(&document),
+    };
+    Ok(app.terminal.print(&text)?)
 }
 
 async fn services(app: &App, stack: &str) -> Result<Vec<Service>, Failure> {

@@ -8,6 +8,8 @@ use std::fmt;
 /// A place in a text, counted from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Position {
+    /// Which of the files that are read together, from 0.
+    pub file: usize,
     pub line: usize,
     pub column: usize,
 }
@@ -63,46 +65,70 @@ impl fmt::Display for Diagnostic {
 /// All findings of one reading.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Report {
-    file: String,
-    found: Vec<Diagnostic>,
+    files: Vec<String>,
+    found: Vec<Finding>,
+}
+
+/// A diagnostic and the number of its file, for the order.
+type Finding = (usize, Diagnostic);
+
+impl Position {
+    pub const fn start_of(file: usize) -> Self {
+        Self { file, line: 1, column: 1 }
+    }
 }
 
 impl Report {
-    pub fn new(file: impl Into<String>) -> Self {
-        Self { file: file.into(), found: Vec::new() }
+    /// Of files that are read together, named as they are shown.
+    pub const fn new(files: Vec<String>) -> Self {
+        Self { files, found: Vec::new() }
     }
 
     pub fn error(&mut self, at: Position, path: &str, message: impl Into<String>) {
-        self.add(Severity::Error, Some(at), path, message.into());
+        self.add(Severity::Error, at, path, message.into());
     }
 
     pub fn warn(&mut self, at: Position, path: &str, message: impl Into<String>) {
-        self.add(Severity::Warning, Some(at), path, message.into());
+        self.add(Severity::Warning, at, path, message.into());
     }
 
-    /// About the file as a whole.
+    /// About the first file as a whole.
     pub fn error_of_file(&mut self, message: impl Into<String>) {
-        self.add(Severity::Error, None, "", message.into());
+        self.error_of(0, message);
+    }
+
+    /// About one of the files as a whole.
+    pub fn error_of(&mut self, file: usize, message: impl Into<String>) {
+        let found = Diagnostic {
+            severity: Severity::Error,
+            file: self.name(file),
+            at: None,
+            path: String::new(),
+            message: message.into(),
+            also: Vec::new(),
+        };
+        self.found.push((file, found));
     }
 
     /// About a line of another file, such as `.env`.
     pub fn error_in(&mut self, file: &str, line: usize, message: impl Into<String>) {
-        self.found.push(Diagnostic {
+        let found = Diagnostic {
             severity: Severity::Error,
             file: file.to_owned(),
-            at: Some(Position { line, column: 1 }),
+            at: Some(Position { file: 0, line, column: 1 }),
             path: String::new(),
             message: message.into(),
             also: Vec::new(),
-        });
+        };
+        self.found.push((0, found));
     }
 
     /// The same warning about the same key is given once, with all its lines.
-    fn add(&mut self, severity: Severity, at: Option<Position>, path: &str, message: String) {
+    fn add(&mut self, severity: Severity, at: Position, path: &str, message: String) {
         if severity == Severity::Warning
-            && let Some(at) = at
-            && let Some(same) = self.found.iter_mut().find(|known| {
+            && let Some((_, same)) = self.found.iter_mut().find(|(file, known)| {
                 known.severity == severity
+                    && *file == at.file
                     && known.message == message
                     && last_key(&known.path) == last_key(path)
             })
@@ -112,20 +138,24 @@ impl Report {
             }
             return;
         }
-        let file = self.file.clone();
-        let path = path.to_owned();
-        self.found.push(Diagnostic { severity, file, at, path, message, also: Vec::new() });
+        let (file, path) = (self.name(at.file), path.to_owned());
+        let found = Diagnostic { severity, file, at: Some(at), path, message, also: Vec::new() };
+        self.found.push((at.file, found));
+    }
+
+    fn name(&self, file: usize) -> String {
+        self.files.get(file).cloned().unwrap_or_default()
     }
 
     pub fn errors(&self) -> usize {
-        self.found.iter().filter(|found| found.severity == Severity::Error).count()
+        self.found.iter().filter(|(_, found)| found.severity == Severity::Error).count()
     }
 
-    /// All findings in order of the text.
+    /// All findings in order of the files and their text.
     pub fn into_diagnostics(mut self) -> Vec<Diagnostic> {
-        self.found.sort_by(|a, b| (a.at, b.severity).cmp(&(b.at, a.severity)));
+        self.found.sort_by(|(x, a), (y, b)| (x, a.at, b.severity).cmp(&(y, b.at, a.severity)));
         self.found.dedup();
-        self.found
+        self.found.into_iter().map(|(_, found)| found).collect()
     }
 }
 

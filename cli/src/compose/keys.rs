@@ -271,6 +271,9 @@ fn is_without_effect(node: &Node) -> bool {
 }
 
 fn unknown(key: &str, keys: Keys) -> String {
+    if keys == SERVICE && DEPLOY.iter().any(|(name, _)| *name == key) {
+        return "unknown key here; it stands under deploy".to_owned();
+    }
     match nearest(key, keys.iter().filter(|(_, fate)| *fate == Read).map(|(name, _)| *name)) {
         Some(near) => format!("unknown key; did you mean {near}?"),
         None => {

@@ -40,7 +40,7 @@ mod tests {
 
     #[test]
     fn finds_the_nearest_around() {
-        let at = Position { line: 1, column: 1 };
+        let at = Position::start_of(0);
         let mut origins = Origins::default();
         origins.add("spec", "services.web", at);
         origins.add("spec.ports[1]", "services.web.ports[0]", at);

@@ -56,8 +56,8 @@ pub struct Problem {
 ///
 /// # Errors
 /// The first place where it is no YAML, or is out of bounds.
-pub fn parse(text: &str) -> Result<(Option<Node>, Vec<Problem>), Problem> {
-    let start = Position { line: 1, column: 1 };
+pub fn parse(text: &str, file: usize) -> Result<(Option<Node>, Vec<Problem>), Problem> {
+    let start = Position::start_of(file);
     if text.len() > MAX_BYTES {
         let message = format!("the file has {} bytes, more than {MAX_BYTES}", text.len());
         return Err(Problem { at: start, path: String::new(), message });
@@ -65,6 +65,7 @@ pub fn parse(text: &str) -> Result<(Option<Node>, Vec<Problem>), Problem> {
     let options = granit_parser::options! { block_scalar_eof_without_line_feed: true };
     let mut builder = Builder {
         events: Parser::new_from_str_with_options(text, options),
+        file,
         anchors: HashMap::new(),
         nodes: 0,
         duplicates: Vec::new(),
@@ -76,7 +77,7 @@ pub fn parse(text: &str) -> Result<(Option<Node>, Vec<Problem>), Problem> {
             (Event::StreamEnd, _) => return Ok((root, builder.duplicates)),
             (Event::DocumentStart(..), span) => {
                 if root.is_some() {
-                    return Err(problem(span, "a second document begins here; a Compose file has one"));
+                    return Err(problem(file, span, "a second document begins here; a Compose file has one"));
                 }
             }
             (event, span) => {
@@ -113,6 +114,7 @@ struct Built {
 
 struct Builder<'a, P: Iterator<Item = Result<(Event<'a>, Span), ScanError>>> {
     events: P,
+    file: usize,
     anchors: HashMap<usize, Built>,
     nodes: usize,
     duplicates: Vec<Problem>,
@@ -125,7 +127,7 @@ impl<'a, P: Iterator<Item = Result<(Event<'a>, Span), ScanError>>> Builder<'a, P
             Some(Err(error)) => {
                 let marker = error.marker();
                 Err(Problem {
-                    at: Position { line: marker.line().max(1), column: marker.col() + 1 },
+                    at: Position { file: self.file, line: marker.line().max(1), column: marker.col() + 1 },
                     path: String::new(),
                     message: format!("not valid YAML: {}", error.info()),
                 })
@@ -135,33 +137,33 @@ impl<'a, P: Iterator<Item = Result<(Event<'a>, Span), ScanError>>> Builder<'a, P
     }
 
     fn node(&mut self, event: Event<'a>, span: Span, place: &Place) -> Result<Built, Problem> {
-        let at = position(span);
+        let at = position(self.file, span);
         let before = self.nodes;
         self.count(1, place.depth, span)?;
         let (anchor, value, depth) = match event {
             Event::Alias(anchor) => {
                 let Some(known) = self.anchors.get(&anchor).cloned() else {
-                    return Err(problem(span, "this alias refers to a node it stands in"));
+                    return Err(problem(self.file, span, "this alias refers to a node it stands in"));
                 };
                 self.count(known.nodes, place.depth + known.depth, span)?;
                 return Ok(known);
             }
             Event::Scalar(text, style, anchor, tag) => {
-                let tagged = tag_means_text(tag.as_deref(), span)?;
+                let tagged = tag_means_text(tag.as_deref(), self.file, span)?;
                 let plain = style == ScalarStyle::Plain && !tagged;
                 (anchor, Value::Scalar(Scalar { text: text.into_owned(), plain }), 1)
             }
             Event::SequenceStart(_, anchor, tag) => {
-                tag_means_text(tag.as_deref(), span)?;
+                tag_means_text(tag.as_deref(), self.file, span)?;
                 let (items, depth) = self.list(place)?;
                 (anchor, Value::List(items), depth + 1)
             }
             Event::MappingStart(_, anchor, tag) => {
-                tag_means_text(tag.as_deref(), span)?;
+                tag_means_text(tag.as_deref(), self.file, span)?;
                 let (entries, depth) = self.map(place)?;
                 (anchor, Value::Map(entries), depth + 1)
             }
-            other => return Err(problem(span, &format!("not valid YAML: unexpected {other:?}"))),
+            other => return Err(problem(self.file, span, &format!("not valid YAML: unexpected {other:?}"))),
         };
         let built = Built { node: Node { at, value }, nodes: self.nodes - before, depth };
         if anchor != 0 {
@@ -173,10 +175,14 @@ impl<'a, P: Iterator<Item = Result<(Event<'a>, Span), ScanError>>> Builder<'a, P
     fn count(&mut self, nodes: usize, depth: usize, span: Span) -> Result<(), Problem> {
         self.nodes = self.nodes.saturating_add(nodes);
         if self.nodes > MAX_NODES {
-            return Err(problem(span, &format!("more than {MAX_NODES} values, with all aliases expanded")));
+            return Err(problem(
+                self.file,
+                span,
+                &format!("more than {MAX_NODES} values, with all aliases expanded"),
+            ));
         }
         if depth > MAX_DEPTH {
-            return Err(problem(span, &format!("nested more than {MAX_DEPTH} deep")));
+            return Err(problem(self.file, span, &format!("nested more than {MAX_DEPTH} deep")));
         }
         Ok(())
     }
@@ -201,12 +207,12 @@ impl<'a, P: Iterator<Item = Result<(Event<'a>, Span), ScanError>>> Builder<'a, P
         loop {
             let (event, span) = self.next()?;
             if matches!(event, Event::MappingEnd) {
-                merge(&mut entries, merges, span)?;
+                merge(&mut entries, merges, self.file, span)?;
                 return Ok((entries, depth));
             }
             let key = self.node(event, span, &place.key("?"))?.node;
             let Value::Scalar(Scalar { text, plain }) = key.value else {
-                return Err(problem(span, "a key must be text"));
+                return Err(problem(self.file, span, "a key must be text"));
             };
             let (event, span) = self.next()?;
             let value = self.node(event, span, &place.key(&text))?;
@@ -228,8 +234,9 @@ impl<'a, P: Iterator<Item = Result<(Event<'a>, Span), ScanError>>> Builder<'a, P
 }
 
 /// Keys of merged maps fill in what is not there; of several maps the first wins.
-fn merge(entries: &mut Vec<Entry>, merges: Vec<Node>, span: Span) -> Result<(), Problem> {
-    let wrong = || problem(span, "<< takes a map or a list of maps, usually an alias such as *defaults");
+fn merge(entries: &mut Vec<Entry>, merges: Vec<Node>, file: usize, span: Span) -> Result<(), Problem> {
+    let wrong =
+        || problem(file, span, "<< takes a map or a list of maps, usually an alias such as *defaults");
     let mut known: BTreeSet<String> = entries.iter().map(|entry| entry.key.clone()).collect();
     for merged in merges {
         let maps = match merged.value {
@@ -246,19 +253,19 @@ fn merge(entries: &mut Vec<Entry>, merges: Vec<Node>, span: Span) -> Result<(), 
 }
 
 /// `!!str` makes a scalar text; the other core tags say nothing new; any other is refused.
-fn tag_means_text(tag: Option<&Tag>, span: Span) -> Result<bool, Problem> {
+fn tag_means_text(tag: Option<&Tag>, file: usize, span: Span) -> Result<bool, Problem> {
     let Some(tag) = tag else { return Ok(false) };
     match tag.core_suffix() {
         Some("str") => Ok(true),
         Some("int" | "float" | "bool" | "null" | "seq" | "map") => Ok(false),
-        _ => Err(problem(span, &format!("the tag {tag} is not supported"))),
+        _ => Err(problem(file, span, &format!("the tag {tag} is not supported"))),
     }
 }
 
-fn position(span: Span) -> Position {
-    Position { line: span.start.line().max(1), column: span.start.col() + 1 }
+fn position(file: usize, span: Span) -> Position {
+    Position { file, line: span.start.line().max(1), column: span.start.col() + 1 }
 }
 
-fn problem(span: Span, message: &str) -> Problem {
-    Problem { at: position(span), path: String::new(), message: message.to_owned() }
+fn problem(file: usize, span: Span, message: &str) -> Problem {
+    Problem { at: position(file, span), path: String::new(), message: message.to_owned() }
 }
