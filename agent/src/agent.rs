@@ -13,6 +13,7 @@ use skein_agent_core::Checkpoint;
 use skein_common::{
     NodeId, Resources,
     node::{NodeDescription, Platform},
+    placement::GenericResource,
 };
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -50,6 +51,8 @@ pub struct AgentConfig {
     pub capacity: Resources,
     pub reserved: Resources,
     pub platform: Platform,
+    /// GPUs, licences, …
+    pub generic: Vec<GenericResource>,
 }
 
 /// Why an agent does not start.
@@ -186,6 +189,7 @@ fn description(config: AgentConfig) -> NodeDescription {
         platform: config.platform,
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
         runtime_version: String::new(),
+        generic: config.generic,
     }
 }
 

@@ -6,6 +6,7 @@
 //! Deliberately not here: what the settings do.
 
 mod amount;
+mod generic;
 
 use std::{collections::BTreeMap, error::Error, ffi::OsString, fs, io, net::IpAddr, path::PathBuf};
 
@@ -80,6 +81,16 @@ struct Settings {
     #[arg(long = "label", env = "SKEIN_AGENT_LABELS", value_name = "KEY=VALUE", value_delimiter = ',')]
     #[serde(rename = "labels")]
     label: Vec<String>,
+    /// Devices of a generic resource, perhaps with their model: gpu=2, gpu=4:A100, licence=8;
+    /// may be repeated.
+    #[arg(
+        long = "resource",
+        env = "SKEIN_AGENT_RESOURCES",
+        value_name = "NAME=COUNT[:MODEL]",
+        value_delimiter = ','
+    )]
+    #[serde(rename = "resources")]
+    resource: Vec<String>,
     /// Container engine: unix:///path or tcp://host:port [default: unix:///var/run/docker.sock]
     #[arg(long, env = "SKEIN_AGENT_DOCKER_HOST", value_name = "URL")]
     docker_host: Option<String>,
@@ -184,6 +195,7 @@ impl Settings {
             data_dir: self.data_dir.or(other.data_dir),
             advertise_address: self.advertise_address.or(other.advertise_address),
             label: if self.label.is_empty() { other.label } else { self.label },
+            resource: if self.resource.is_empty() { other.resource } else { self.resource },
             docker_host: self.docker_host.or(other.docker_host),
             reserve_memory: self.reserve_memory.or(other.reserve_memory),
             reserve_cpu: self.reserve_cpu.or(other.reserve_cpu),
@@ -198,6 +210,7 @@ impl Settings {
         let masters = check_masters(self.masters.as_deref().unwrap_or_default(), &mut wrong);
         let address = check_address(self.advertise_address.as_deref().unwrap_or_default(), &mut wrong);
         let labels = check_labels(&self.label, &mut wrong);
+        let generic = generic::check(&self.resource, &mut wrong);
         let (capacity, platform) = usage::capacity();
         let reserved = self.check_reserved(capacity, &mut wrong);
         let host = self.docker_host.as_deref().unwrap_or(DEFAULT_DOCKER);
@@ -216,6 +229,7 @@ impl Settings {
             capacity,
             reserved,
             platform,
+            generic,
         };
         Ok(Config { agent, runtime, log_format: self.log_format.unwrap_or_default() })
     }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     InstanceId, NodeId, Revision, ServiceId, Timestamp,
+    placement::DeviceShare,
     service::{Generation, Protocol},
 };
 
@@ -121,6 +122,9 @@ pub struct Instance {
     /// Chosen once; `None` while Pending.
     pub node: Option<NodeId>,
     pub ports: Vec<PortBinding>,
+    /// Generic resources of the node that are its own.
+    #[serde(default)]
+    pub devices: Vec<DeviceShare>,
     pub desired: Desired,
     pub observed: Observed,
     /// Its node was down when the masters gave it up; it may still run there.

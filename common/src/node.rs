@@ -7,7 +7,11 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{NodeId, Resources, Revision, Timestamp, constraint::ConstraintSubject};
+use crate::{
+    NodeId, Resources, Revision, Timestamp,
+    constraint::{Constraint, ConstraintSubject},
+    placement::GenericResource,
+};
 
 /// What an agent says about its machine, at every Hello.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +31,9 @@ pub struct NodeDescription {
     pub agent_version: String,
     /// Of the container runtime, e.g. `docker 20.10.24`.
     pub runtime_version: String,
+    /// GPUs, licences, …; devices of one name are numbered through, in this order.
+    #[serde(default)]
+    pub generic: Vec<GenericResource>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -94,23 +101,28 @@ impl Node {
         all
     }
 
+    /// The value of one label.
+    #[must_use]
+    pub fn label(&self, name: &str) -> Option<&str> {
+        self.labels.get(name).or_else(|| self.description.labels.get(name)).map(String::as_str)
+    }
+
     /// Whether all constraints hold here.
     #[must_use]
-    pub fn satisfies<'a>(
-        &self,
-        constraints: impl IntoIterator<Item = &'a crate::constraint::Constraint>,
-    ) -> bool {
+    pub fn satisfies<'a>(&self, constraints: impl IntoIterator<Item = &'a Constraint>) -> bool {
         let mut constraints = constraints.into_iter().peekable();
         if constraints.peek().is_none() {
             return true;
         }
-        let (id, labels) = (self.id.to_string(), self.all_labels());
+        let id = self.id.to_string();
         let subject = ConstraintSubject {
             id: &id,
             name: &self.description.name,
+            address: &self.description.address,
             os: &self.description.platform.os,
             arch: &self.description.platform.arch,
-            labels: &labels,
+            labels: &self.labels,
+            agent_labels: &self.description.labels,
         };
         constraints.all(|constraint| constraint.holds(subject))
     }

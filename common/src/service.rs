@@ -10,7 +10,8 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Resources, constraint::Constraint};
+use crate::Resources;
+pub use crate::placement::PlacementPolicy;
 
 /// SIGTERM to SIGKILL when the spec says nothing (Docker's and Swarm's default).
 pub const DEFAULT_STOP_GRACE: Duration = Duration::from_secs(10);
@@ -150,13 +151,6 @@ impl Default for RestartPolicy {
     }
 }
 
-/// Where instances may go.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct PlacementPolicy {
-    /// All must hold.
-    pub constraints: Vec<Constraint>,
-}
-
 /// A container port that is reachable from outside the container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct PortSpec {
@@ -213,7 +207,7 @@ impl ServiceSpec {
         self.container == other.container
             && self.resources == other.resources
             && self.restart == other.restart
-            && self.placement == other.placement
+            && self.placement.holds_like(&other.placement)
             && self.ports == other.ports
     }
 }

@@ -7,6 +7,7 @@ mod assignment;
 mod hello;
 mod instance;
 mod node;
+mod placement;
 mod service;
 mod time;
 mod usage;

@@ -10,6 +10,7 @@ use skein_common::{
     assignment::{Assignment, AssignmentContent, AssignmentUpdate},
     id::{InstanceId, ServiceId},
     instance::{Desired, PortBinding},
+    placement::{Affinity, Direction, GenericRequest, TopologyKey, TopologySpread},
     service::*,
 };
 use skein_proto::{InvalidMessage, v1};
@@ -69,6 +70,32 @@ fn publish() -> impl Strategy<Value = Publish> {
     ]
 }
 
+/// One of everything a policy can say.
+fn placement() -> PlacementPolicy {
+    let zone = TopologyKey::Label("zone".into());
+    PlacementPolicy {
+        constraints: vec!["node.labels.zone == a".parse().unwrap()],
+        priority: 70,
+        strategy: Some(skein_common::placement::Strategy::Balanced),
+        max_replicas_per_node: Some(2),
+        spread: vec![TopologySpread { key: zone.clone(), max_skew: 2, min_domains: 3 }],
+        preferences: vec![zone.clone(), TopologyKey::Node],
+        affinities: vec![Affinity {
+            service: "db".into(),
+            key: zone,
+            direction: Direction::Near,
+            weight: Some(30),
+        }],
+        generic: vec![GenericRequest {
+            name: "gpu".into(),
+            count: 1,
+            millis: 250,
+            models: vec!["T4".into()],
+        }],
+        tolerations: vec!["gpu".into()],
+    }
+}
+
 prop_compose! {
     fn spec()(
         name in "[a-z][a-z0-9_]{0,20}", labels in text_map(), container in container(),
@@ -81,7 +108,7 @@ prop_compose! {
             mode: replicas.map_or(Mode::Global, |replicas| Mode::Replicated { replicas }),
             resources: ResourceRequirements { reservation, limit: Resources::ZERO },
             restart: RestartPolicy { condition: RestartCondition::OnFailure, delay, max_attempts, window },
-            placement: PlacementPolicy { constraints: vec!["node.labels.zone == a".parse().unwrap()] },
+            placement: placement(),
             ports: vec![PortSpec { container_port, protocol: Protocol::Udp, publish }],
         }
     }
@@ -133,7 +160,7 @@ fn every_violation_of_a_spec_is_reported() {
             working_dir: "srv".into(),
             ..Default::default()
         }),
-        placement: Some(v1::PlacementPolicy { constraints: vec!["zone".into()] }),
+        placement: Some(v1::PlacementPolicy { constraints: vec!["zone".into()], ..Default::default() }),
         ports: vec![v1::PortSpec { container_port: 70_000, mode: 9, ..Default::default() }],
         ..Default::default()
     };

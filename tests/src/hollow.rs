@@ -74,5 +74,6 @@ fn description(flock: &Flock, number: usize) -> NodeDescription {
         platform: Platform { os: "linux".to_owned(), arch: "amd64".to_owned() },
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
         runtime_version: "hollow".to_owned(),
+        generic: Vec::new(),
     }
 }

@@ -419,6 +419,7 @@ fn machine(index: usize, settings: &Settings, dice: &mut Dice) -> Node {
         platform: Platform { os: "linux".to_owned(), arch: "amd64".to_owned() },
         agent_version: "sim".to_owned(),
         runtime_version: "model".to_owned(),
+        generic: Vec::new(),
     };
     Node {
         id: NodeId::from_random(dice.bits()),

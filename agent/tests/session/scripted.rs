@@ -258,6 +258,7 @@ pub async fn agent_on<R: ContainerRuntime>(masters: &[&Master], folder: &Path, e
         capacity: Resources { cpu_millis: 1000, memory_bytes: 1 << 30 },
         reserved: Resources::ZERO,
         platform: Platform::default(),
+        generic: Vec::new(),
     };
     Agent::start(config, engine).await.unwrap()
 }

@@ -126,5 +126,5 @@ fn placement(field: &Field<'_>, report: &mut Report) -> PlacementPolicy {
             Err(error) => item.error(report, error.to_string()),
         }
     }
-    PlacementPolicy { constraints }
+    PlacementPolicy { constraints, ..PlacementPolicy::default() }
 }

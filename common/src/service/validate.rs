@@ -32,6 +32,7 @@ impl ServiceSpec {
         }
         check_container(&self.container, &mut found);
         check_resources(self.resources.reservation, self.resources.limit, &mut found);
+        self.placement.check(&mut found);
         check_ports(&self.ports, &mut found);
         found
     }

@@ -9,6 +9,7 @@
 //! (parts of a plan or of a report that no longer fit are skipped: they are conclusions, not wishes).
 
 mod cluster;
+mod devices;
 mod judge;
 mod node;
 mod observe;

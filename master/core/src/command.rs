@@ -11,6 +11,7 @@ use skein_common::{
     ClusterId, FieldViolation, InstanceId, NodeId, Revision, ServiceId, Timestamp,
     instance::{Desired, PortBinding, Slot},
     node::{Availability, Liveness, NodeDescription},
+    placement::DeviceShare,
     service::{Generation, ServiceSpec},
 };
 
@@ -136,6 +137,9 @@ pub struct NewInstance {
     pub generation: Generation,
     /// `None` = not yet placed; `not_before` bounds when.
     pub placed: Option<(NodeId, Vec<PortBinding>)>,
+    /// What it is given of the node's generic resources, when placed.
+    #[serde(default)]
+    pub devices: Vec<DeviceShare>,
     pub not_before: Timestamp,
     /// See `Instance::failures`.
     #[serde(default)]
@@ -149,6 +153,8 @@ pub struct Placement {
     pub instance: InstanceId,
     pub node: NodeId,
     pub ports: Vec<PortBinding>,
+    #[serde(default)]
+    pub devices: Vec<DeviceShare>,
 }
 
 /// A new `desired` for an instance; never takes one back.

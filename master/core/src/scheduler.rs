@@ -21,7 +21,8 @@ use std::{
 };
 
 use skein_common::{
-    InstanceId, NodeId, Resources, ServiceId, instance::PortBinding, node::Node, service::ServiceSpec,
+    InstanceId, NodeId, Resources, ServiceId, instance::PortBinding, node::Node, placement::DeviceShare,
+    service::ServiceSpec,
 };
 
 use self::{
@@ -51,8 +52,16 @@ pub(crate) struct Item {
 /// Where an instance goes, or why it goes nowhere.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Decision {
-    Placed { node: NodeId, ports: Vec<PortBinding> },
+    Placed(Placed),
     Unplaced { explanation: String },
+}
+
+/// A node, and what of it is the instance's own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Placed {
+    pub(crate) node: NodeId,
+    pub(crate) ports: Vec<PortBinding>,
+    pub(crate) devices: Vec<DeviceShare>,
 }
 
 /// A node as this pass sees it.
@@ -195,7 +204,7 @@ impl<'a> Scheduler<'a> {
         room.same = room.same.saturating_add(1);
         let node = room.node.id;
         self.placed.entry(service).or_default().push(position);
-        Decision::Placed { node, ports }
+        Decision::Placed(Placed { node, ports, devices: Vec::new() })
     }
 
     fn count_same(&mut self, service: ServiceId) {

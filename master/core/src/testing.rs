@@ -99,6 +99,7 @@ pub fn node(name: &str) -> NodeDescription {
         platform: Platform { os: "linux".to_owned(), arch: "amd64".to_owned() },
         agent_version: "test".to_owned(),
         runtime_version: "fake".to_owned(),
+        generic: Vec::new(),
     }
 }
 

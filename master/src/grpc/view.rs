@@ -113,6 +113,7 @@ pub fn instance(state: &ClusterState, instance: &Instance) -> v1::Instance {
         created_revision: instance.created_revision.0,
         modified_revision: instance.modified_revision.0,
         image: spec.map(|spec| spec.container.image.clone()).unwrap_or_default(),
+        devices: instance.devices.iter().map(v1::DeviceShare::from).collect(),
     }
 }
 

@@ -59,6 +59,7 @@ fn commands() -> [Command; 2] {
         platform: skein_common::node::Platform::default(),
         agent_version: "0.1.0".to_owned(),
         runtime_version: "docker 20.10.24".to_owned(),
+        generic: Vec::new(),
     };
     let id = NodeId::from_random(7);
     [

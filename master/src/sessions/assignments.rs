@@ -131,6 +131,7 @@ mod tests {
             platform: Platform::default(),
             agent_version: String::new(),
             runtime_version: String::new(),
+            generic: Vec::new(),
         }
     }
 
@@ -143,6 +144,7 @@ mod tests {
             slot: Slot::Number(number),
             generation: Generation(1),
             placed: Some((node, Vec::new())),
+            devices: Vec::new(),
             not_before: Timestamp::default(),
             failures: 0,
             explanation: String::new(),

@@ -73,7 +73,7 @@ async fn all_invalid_fields_are_named_at_once() {
     let cluster = Cluster::start(1).await;
     let mut bad = v1::ServiceSpec::from(&spec("web"));
     bad.name = "not a name".to_owned();
-    bad.placement = Some(v1::PlacementPolicy { constraints: vec!["zone".to_owned()] });
+    bad.placement = Some(v1::PlacementPolicy { constraints: vec!["zone".to_owned()], ..Default::default() });
     if let Some(container) = bad.container.as_mut() {
         container.image.clear();
         container.working_dir = "relative".to_owned();

@@ -64,6 +64,7 @@ pub fn register_as(number: u64, name: &str) -> Command {
         platform: skein_common::node::Platform::default(),
         agent_version: "0".to_owned(),
         runtime_version: "none".to_owned(),
+        generic: Vec::new(),
     };
     Command {
         request: None,

@@ -1,6 +1,9 @@
 //! Nodes as agents describe them and users steer them.
 
-use skein_common::node::{Availability, Liveness, NodeDescription, Platform};
+use skein_common::{
+    node::{Availability, Liveness, NodeDescription, Platform},
+    placement::GenericResource,
+};
 
 use super::InvalidMessage;
 use crate::v1;
@@ -52,6 +55,7 @@ impl From<&NodeDescription> for v1::NodeDescription {
             arch: description.platform.arch.clone(),
             agent_version: description.agent_version.clone(),
             runtime_version: description.runtime_version.clone(),
+            generic: description.generic.iter().map(v1::GenericResource::from).collect(),
         }
     }
 }
@@ -79,6 +83,7 @@ impl TryFrom<v1::NodeDescription> for NodeDescription {
             platform: Platform { os: wire.os, arch: wire.arch },
             agent_version: wire.agent_version,
             runtime_version: wire.runtime_version,
+            generic: wire.generic.into_iter().map(GenericResource::try_from).collect::<Result<_, _>>()?,
         })
     }
 }

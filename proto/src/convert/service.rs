@@ -4,11 +4,9 @@ use std::time::Duration;
 
 use skein_common::{
     FieldViolation, Resources, Violations,
-    constraint::Constraint,
     service::{
         ContainerSpec, DEFAULT_REPLICAS, DEFAULT_STOP_GRACE, HealthTest, Healthcheck, Mode, Mount, MountKind,
-        PlacementPolicy, PortSpec, Protocol, Publish, ResourceRequirements, RestartCondition, RestartPolicy,
-        ServiceSpec,
+        PortSpec, Protocol, Publish, ResourceRequirements, RestartCondition, RestartPolicy, ServiceSpec,
     },
 };
 
@@ -58,7 +56,7 @@ impl TryFrom<v1::ServiceSpec> for ServiceSpec {
             container: container(&mut door, wire.container.unwrap_or_default()),
             resources: wire.resources.map(ResourceRequirements::from).unwrap_or_default(),
             restart: restart(&mut door, wire.restart.unwrap_or_default()),
-            placement: placement(&mut door, wire.placement.unwrap_or_default()),
+            placement: super::placement::policy(door.found, wire.placement.unwrap_or_default()),
             ports: wire
                 .ports
                 .into_iter()
@@ -159,19 +157,6 @@ fn restart(door: &mut Door<'_>, wire: v1::RestartPolicy) -> RestartPolicy {
     }
 }
 
-fn placement(door: &mut Door<'_>, wire: v1::PlacementPolicy) -> PlacementPolicy {
-    let mut constraints = Vec::with_capacity(wire.constraints.len());
-    for (position, text) in wire.constraints.iter().enumerate() {
-        match text.parse::<Constraint>() {
-            Ok(constraint) => constraints.push(constraint),
-            Err(error) => {
-                door.found.add(format!("spec.placement.constraints[{position}]"), error.to_string());
-            }
-        }
-    }
-    PlacementPolicy { constraints }
-}
-
 fn port_spec(door: &mut Door<'_>, position: usize, wire: v1::PortSpec) -> PortSpec {
     let field = |name: &str| format!("spec.ports[{position}].{name}");
     let published = door.port(&field("published_port"), wire.published_port);
@@ -243,9 +228,7 @@ impl From<&ServiceSpec> for v1::ServiceSpec {
                 limit: Some(spec.resources.limit.into()),
             }),
             restart: Some((&spec.restart).into()),
-            placement: Some(v1::PlacementPolicy {
-                constraints: spec.placement.constraints.iter().map(Constraint::to_string).collect(),
-            }),
+            placement: Some((&spec.placement).into()),
             ports: spec.ports.iter().map(v1::PortSpec::from).collect(),
         }
     }

@@ -208,6 +208,7 @@ impl AgentSeat {
             capacity: CAPACITY,
             reserved: Resources::default(),
             platform: Platform { os: "linux".to_owned(), arch: "amd64".to_owned() },
+            generic: Vec::new(),
         }
     }
 

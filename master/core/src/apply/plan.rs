@@ -10,11 +10,12 @@ use skein_common::{
     event::Severity,
     instance::{Desired, Instance, Observed, Phase, PortBinding, Progress},
     node::{Availability, Liveness},
+    placement::DeviceShare,
     service::{Generation, Mode},
     {Resources, ServiceId},
 };
 
-use super::{Answer, Step};
+use super::{Answer, Step, devices};
 use crate::{
     command::{Explanation, NewInstance, Outcome, Placement, Plan, Wish},
     state::ClusterState,
@@ -90,7 +91,7 @@ fn create(step: &mut Step<'_>, new: &NewInstance) {
         return;
     }
     if let Some((node, ports)) = &new.placed
-        && !fits(step.state, new.service, new.generation, *node, ports)
+        && !fits(step.state, new.service, new.generation, *node, ports, &new.devices)
     {
         return;
     }
@@ -109,6 +110,7 @@ fn create(step: &mut Step<'_>, new: &NewInstance) {
         generation: new.generation,
         node: None,
         ports: Vec::new(),
+        devices: Vec::new(),
         desired: Desired::Run,
         observed,
         lost: false,
@@ -120,7 +122,7 @@ fn create(step: &mut Step<'_>, new: &NewInstance) {
         modified_revision: step.state.revision,
     };
     if let Some((node, ports)) = &new.placed {
-        assign(&mut instance, *node, ports);
+        assign(&mut instance, *node, ports, &new.devices);
     }
     step.put_instance(instance);
 }
@@ -128,18 +130,20 @@ fn create(step: &mut Step<'_>, new: &NewInstance) {
 fn place(step: &mut Step<'_>, placement: &Placement) {
     let Some(before) = step.state.instances.get(&placement.instance).cloned() else { return };
     let waits = before.node.is_none() && before.desired == Desired::Run;
-    if !waits || !fits(step.state, before.service, before.generation, placement.node, &placement.ports) {
+    let Placement { node, ports, devices, .. } = placement;
+    if !waits || !fits(step.state, before.service, before.generation, *node, ports, devices) {
         return;
     }
     let mut instance = Instance::clone(&before);
     instance.observed.at = step.state.time;
-    assign(&mut instance, placement.node, &placement.ports);
+    assign(&mut instance, *node, ports, devices);
     step.put_instance(instance);
 }
 
-fn assign(instance: &mut Instance, node: NodeId, ports: &[PortBinding]) {
+fn assign(instance: &mut Instance, node: NodeId, ports: &[PortBinding], devices: &[DeviceShare]) {
     instance.node = Some(node);
     instance.ports = ports.to_vec();
+    instance.devices = devices.to_vec();
     instance.explanation.clear();
     instance.observed.progress.phase = Phase::Assigned;
 }
@@ -150,14 +154,18 @@ fn fits(
     generation: Generation,
     node: NodeId,
     ports: &[PortBinding],
+    devices: &[DeviceShare],
 ) -> bool {
     let Some(node) = state.node(node) else { return false };
     let accepts = node.liveness == Liveness::Ready && node.availability == Availability::Active;
     let free = node.allocatable().saturating_sub(state.reserved(node.id));
-    let wanted = state.spec(service, generation).map_or(Resources::ZERO, |spec| spec.resources.reservation);
+    let spec = state.spec(service, generation);
+    let wanted = spec.map_or(Resources::ZERO, |spec| spec.resources.reservation);
+    let generic = spec.map_or(&[][..], |spec| &spec.placement.generic);
     let address = &node.description.address;
     accepts
         && free.lacking(wanted).is_none()
+        && devices::suit(state, node, generic, devices)
         && ports.iter().all(|port| !state.host_port_in_use(address, port.protocol, port.host_port))
 }
 

@@ -513,7 +513,7 @@ fn wishes_grow_and_placements_happen_once() {
         ..Plan::default()
     };
     let node = cluster.node("n1");
-    let placement = Placement { instance: id, node, ports: Vec::new() };
+    let placement = Placement { instance: id, node, ports: Vec::new(), devices: Vec::new() };
     let place = Plan { place: vec![placement], ..Plan::default() };
     assert_eq!(cluster.accept(CommandKind::Plan(place)).changes, [], "it has a node");
     assert_eq!(cluster.accept(CommandKind::Plan(wish(Desired::Remove, true))).changes, [], "not down");
@@ -534,6 +534,7 @@ fn a_new_instance_must_suit_its_service() {
         slot,
         generation: Generation(generation),
         placed: None,
+        devices: Vec::new(),
         not_before: skein_common::Timestamp::default(),
         failures: 0,
         explanation: String::new(),

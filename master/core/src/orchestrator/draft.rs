@@ -6,8 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use skein_common::{
-    InstanceId, NodeId, Revision, ServiceId, Timestamp,
-    instance::{Desired, Instance, Phase, PortBinding, Slot},
+    InstanceId, Revision, ServiceId, Timestamp,
+    instance::{Desired, Instance, Phase, Slot},
     node::Node,
     service::{Generation, ServiceSpec},
 };
@@ -15,7 +15,7 @@ use skein_common::{
 use super::{Planned, Scope, history};
 use crate::{
     command::{Explanation, NewInstance, Placement, Plan, Wish},
-    scheduler::{Decision, Group, Item, Scheduler},
+    scheduler::{Decision, Group, Item, Placed, Scheduler},
     state::{ClusterState, Service},
 };
 
@@ -98,6 +98,7 @@ impl<'a> Draft<'a> {
             slot,
             generation: service.generation,
             placed: None,
+            devices: Vec::new(),
             not_before: retry.not_before,
             failures: retry.failures,
             explanation: retry.explanation,
@@ -210,7 +211,7 @@ impl<'a> Draft<'a> {
         let decisions = scheduler.place(&Group { service: first.service, items, spec });
         for (waiting, decision) in group.iter().zip(decisions) {
             match decision {
-                Decision::Placed { node, ports } => self.assign(waiting, node, ports),
+                Decision::Placed(placed) => self.assign(waiting, placed),
                 Decision::Unplaced { explanation } => self.explain(waiting, &explanation),
             }
         }
@@ -236,16 +237,21 @@ impl<'a> Draft<'a> {
         Item { instance: waiting.instance, pinned, failed_on }
     }
 
-    fn assign(&mut self, waiting: &Waiting, node: NodeId, ports: Vec<PortBinding>) {
+    fn assign(&mut self, waiting: &Waiting, placed: Placed) {
+        let Placed { node, ports, devices } = placed;
         match waiting.source {
             Source::Created { position } => {
                 if let Some(new) = self.plan.create.get_mut(position) {
                     new.placed = Some((node, ports));
+                    new.devices = devices;
                     new.explanation.clear();
                 }
             }
             Source::State if self.is_full(self.plan.place.len()) => {}
-            Source::State => self.plan.place.push(Placement { instance: waiting.instance, node, ports }),
+            Source::State => {
+                let placement = Placement { instance: waiting.instance, node, ports, devices };
+                self.plan.place.push(placement);
+            }
         }
     }
 

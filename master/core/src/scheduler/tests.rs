@@ -21,7 +21,7 @@ fn place(cluster: &Cluster, spec: &ServiceSpec, items: Vec<Item>) -> Vec<Decisio
 /// The names of the chosen nodes, or the explanation.
 fn chosen(cluster: &Cluster, decisions: &[Decision]) -> Vec<String> {
     let tell = |decision: &Decision| match decision {
-        Decision::Placed { node, .. } => cluster.state.node_name(*node),
+        Decision::Placed(Placed { node, .. }) => cluster.state.node_name(*node),
         Decision::Unplaced { explanation } => explanation.clone(),
     };
     decisions.iter().map(tell).collect()
@@ -94,7 +94,7 @@ fn the_emptiest_node_is_chosen() {
     cluster.settle();
     let taken = cluster.live(first)[0].node.unwrap();
     let decisions = place(&cluster, &replicated("web", 2), items(2));
-    assert!(decisions.iter().all(|d| !matches!(d, Decision::Placed { node, .. } if *node == taken)));
+    assert!(decisions.iter().all(|d| !matches!(d, Decision::Placed(Placed { node, .. }) if *node == taken)));
     // The same service counts more than room.
     let again =
         Group { service: ServiceId::from_random(2), items: items(3), spec: &reserving(spec("web"), 500, 0) };
