@@ -6,7 +6,6 @@
 #![allow(clippy::expect_used)] // the allowance for tests does not reach their helper functions
 
 use std::{
-    collections::BTreeMap,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -191,19 +190,7 @@ fn config() -> ContainerConfig {
             slot: 1,
             generation: Generation(1),
         },
-        container: ContainerSpec {
-            image: "web:1".to_owned(),
-            entrypoint: Vec::new(),
-            command: Vec::new(),
-            environment: BTreeMap::new(),
-            labels: BTreeMap::new(),
-            user: String::new(),
-            working_dir: String::new(),
-            mounts: Vec::new(),
-            healthcheck: None,
-            stop_signal: String::new(),
-            stop_grace: Duration::from_secs(10),
-        },
+        container: ContainerSpec { stop_grace: Duration::from_secs(10), ..ContainerSpec::new("web:1") },
         resources: ResourceRequirements::default(),
         ports: Vec::new(),
     }

@@ -4,14 +4,19 @@
 //! equal specs need no new generation.
 //! Deliberately not here: the observed side (`instance`), the Compose spelling (`cli`).
 
+mod update;
 mod validate;
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::Resources;
+pub use self::update::{
+    DEFAULT_MONITOR, DEFAULT_PROGRESS_DEADLINE, Disruption, FailureAction, KEPT_GENERATIONS, UpdateOrder,
+    UpdatePolicy,
+};
 pub use crate::placement::PlacementPolicy;
+use crate::Resources;
 
 /// SIGTERM to SIGKILL when the spec says nothing (Docker's and Swarm's default).
 pub const DEFAULT_STOP_GRACE: Duration = Duration::from_secs(10);
@@ -36,6 +41,15 @@ pub struct ServiceSpec {
     pub restart: RestartPolicy,
     pub placement: PlacementPolicy,
     pub ports: Vec<PortSpec>,
+    /// Changing it needs no restart.
+    #[serde(default)]
+    pub update: UpdatePolicy,
+    /// Of a rollout that goes back; `None` = like `update`, but pausing when it fails.
+    #[serde(default)]
+    pub rollback: Option<UpdatePolicy>,
+    /// `None` = as many as a rollout replaces at a time.
+    #[serde(default)]
+    pub disruption: Option<Disruption>,
 }
 
 /// How many instances, and where.
@@ -69,6 +83,51 @@ pub struct ContainerSpec {
     pub stop_signal: String,
     /// How long after the stop signal SIGKILL follows.
     pub stop_grace: Duration,
+    /// What the container calls itself; empty = `<service>-<slot>`.
+    #[serde(default)]
+    pub hostname: String,
+    /// A small init process that reaps zombies and passes signals on.
+    #[serde(default)]
+    pub init: bool,
+    /// The root file system is read-only.
+    #[serde(default)]
+    pub read_only: bool,
+    #[serde(default)]
+    pub tty: bool,
+    /// Standard input stays open.
+    #[serde(default)]
+    pub stdin_open: bool,
+    /// Linux capabilities on top of the engine's usual ones; `ALL` = all.
+    #[serde(default)]
+    pub cap_add: Vec<String>,
+    #[serde(default)]
+    pub cap_drop: Vec<String>,
+    /// Additional groups of the process.
+    #[serde(default)]
+    pub groups: Vec<String>,
+    /// Lines of /etc/hosts, `name:address`.
+    #[serde(default)]
+    pub extra_hosts: Vec<String>,
+    /// Name servers; empty = the node's.
+    #[serde(default)]
+    pub dns: Vec<String>,
+    #[serde(default)]
+    pub dns_search: Vec<String>,
+    #[serde(default)]
+    pub dns_options: Vec<String>,
+    /// Kernel parameters of the container's namespaces.
+    #[serde(default)]
+    pub sysctls: BTreeMap<String, String>,
+    #[serde(default)]
+    pub ulimits: Vec<Ulimit>,
+}
+
+/// A limit of the container's processes (setrlimit(2)); -1 = unlimited.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ulimit {
+    pub name: String,
+    pub soft: i64,
+    pub hard: i64,
 }
 
 /// A path in the container that is backed by something outside it.
@@ -190,7 +249,59 @@ impl fmt::Display for Generation {
     }
 }
 
+impl ContainerSpec {
+    /// The image as it is.
+    #[must_use]
+    pub fn new(image: impl Into<String>) -> Self {
+        Self {
+            image: image.into(),
+            entrypoint: Vec::new(),
+            command: Vec::new(),
+            environment: BTreeMap::new(),
+            labels: BTreeMap::new(),
+            user: String::new(),
+            working_dir: String::new(),
+            mounts: Vec::new(),
+            healthcheck: None,
+            stop_signal: String::new(),
+            stop_grace: DEFAULT_STOP_GRACE,
+            hostname: String::new(),
+            init: false,
+            read_only: false,
+            tty: false,
+            stdin_open: false,
+            cap_add: Vec::new(),
+            cap_drop: Vec::new(),
+            groups: Vec::new(),
+            extra_hosts: Vec::new(),
+            dns: Vec::new(),
+            dns_search: Vec::new(),
+            dns_options: Vec::new(),
+            sysctls: BTreeMap::new(),
+            ulimits: Vec::new(),
+        }
+    }
+}
+
 impl ServiceSpec {
+    /// One replica of the container, anywhere, restarted for ever.
+    #[must_use]
+    pub fn new(name: impl Into<String>, container: ContainerSpec) -> Self {
+        Self {
+            name: name.into(),
+            labels: BTreeMap::new(),
+            mode: Mode::Replicated { replicas: DEFAULT_REPLICAS },
+            container,
+            resources: ResourceRequirements::default(),
+            restart: RestartPolicy::default(),
+            placement: PlacementPolicy::default(),
+            ports: Vec::new(),
+            update: UpdatePolicy::default(),
+            rollback: None,
+            disruption: None,
+        }
+    }
+
     /// Replicas asked for; `None` for a global service.
     #[must_use]
     pub const fn replicas(&self) -> Option<u32> {
@@ -198,6 +309,16 @@ impl ServiceSpec {
             Mode::Replicated { replicas } => Some(replicas),
             Mode::Global => None,
         }
+    }
+
+    /// Instances that may be missing because of a rollout, a drain, a rebalancing or a preemption.
+    #[must_use]
+    pub fn max_unavailable(&self, wanted: u32) -> u32 {
+        let own = match self.update.parallelism {
+            0 => wanted,
+            parallelism => parallelism,
+        };
+        self.disruption.map_or(own, |disruption| disruption.max_unavailable(wanted))
     }
 
     /// Whether instances of `self` may go on as instances of `other`: nothing their

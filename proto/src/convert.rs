@@ -10,6 +10,7 @@ mod node;
 mod placement;
 mod service;
 mod time;
+mod update;
 mod usage;
 
 pub use hello::Hello;

@@ -59,6 +59,20 @@ prop_compose! {
             working_dir: "/srv".into(),
             mounts: vec![Mount { kind: MountKind::Volume, source: "data".into(), target: "/data".into(), read_only }],
             stop_signal: "SIGINT".into(),
+            hostname: "web".into(),
+            init: read_only,
+            read_only,
+            tty: !read_only,
+            stdin_open: read_only,
+            cap_add: vec!["NET_ADMIN".into()],
+            cap_drop: vec!["ALL".into()],
+            groups: vec!["daemon".into()],
+            extra_hosts: vec!["db:10.0.0.1".into()],
+            dns: vec!["10.0.0.2".into()],
+            dns_search: vec!["example.org".into()],
+            dns_options: vec!["ndots:1".into()],
+            sysctls: [("net.core.somaxconn".into(), "1024".into())].into(),
+            ulimits: vec![Ulimit { name: "nofile".into(), soft: 1024, hard: -1 }],
         }
     }
 }
@@ -68,6 +82,19 @@ fn publish() -> impl Strategy<Value = Publish> {
         prop::option::of(1..u16::MAX).prop_map(|port| Publish::Ingress { port }),
         (1..u16::MAX).prop_map(|port| Publish::Host { port }),
     ]
+}
+
+prop_compose! {
+    fn update()(
+        parallelism in 0..9u32, delay in duration(), monitor in duration(), progress_deadline in duration(),
+        max_failure_permille in 0..=1000u16, canary in 0..3u32, auto_promote in any::<bool>(),
+    ) -> UpdatePolicy {
+        UpdatePolicy {
+            parallelism, delay, monitor, progress_deadline, max_failure_permille, canary, auto_promote,
+            order: if auto_promote { UpdateOrder::StartFirst } else { UpdateOrder::StopFirst },
+            failure_action: if auto_promote { FailureAction::Rollback } else { FailureAction::Pause },
+        }
+    }
 }
 
 /// One of everything a policy can say.
@@ -86,12 +113,7 @@ fn placement() -> PlacementPolicy {
             direction: Direction::Near,
             weight: Some(30),
         }],
-        generic: vec![GenericRequest {
-            name: "gpu".into(),
-            count: 1,
-            millis: 250,
-            models: vec!["T4".into()],
-        }],
+        generic: vec![GenericRequest { name: "gpu".into(), count: 1, millis: 250, models: vec!["T4".into()] }],
         tolerations: vec!["gpu".into()],
     }
 }
@@ -101,7 +123,7 @@ prop_compose! {
         name in "[a-z][a-z0-9_]{0,20}", labels in text_map(), container in container(),
         replicas in prop::option::of(0..50u32), reservation in resources(),
         delay in prop::option::of(duration()), max_attempts in prop::option::of(0..9u32), window in duration(),
-        publish in publish(), container_port in 1..u16::MAX,
+        publish in publish(), container_port in 1..u16::MAX, update in update(),
     ) -> ServiceSpec {
         ServiceSpec {
             name, labels, container,
@@ -110,6 +132,9 @@ prop_compose! {
             restart: RestartPolicy { condition: RestartCondition::OnFailure, delay, max_attempts, window },
             placement: placement(),
             ports: vec![PortSpec { container_port, protocol: Protocol::Udp, publish }],
+            update,
+            rollback: replicas.map(|_| UpdatePolicy { canary: 0, failure_action: FailureAction::Continue, ..update }),
+            disruption: replicas.map(Disruption::MinAvailable),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The worker against the engine in memory, under a clock that the test moves.
 
-use std::{collections::BTreeMap, path::Path, time::Duration};
+use std::{path::Path, time::Duration};
 
 use skein_common::{
     NodeId, ServiceId,
@@ -34,19 +34,7 @@ fn assignment(number: u64, desired: Desired) -> Assignment {
         slot: 1,
         generation: Generation(1),
         desired,
-        container: ContainerSpec {
-            image: "web:1".to_owned(),
-            entrypoint: Vec::new(),
-            command: Vec::new(),
-            environment: BTreeMap::new(),
-            labels: BTreeMap::new(),
-            user: String::new(),
-            working_dir: String::new(),
-            mounts: Vec::new(),
-            healthcheck: None,
-            stop_signal: String::new(),
-            stop_grace: Duration::from_secs(2),
-        },
+        container: ContainerSpec { stop_grace: Duration::from_secs(2), ..ContainerSpec::new("web:1") },
         resources: ResourceRequirements::default(),
         restart: RestartPolicy::default(),
         ports: Vec::new(),

@@ -1,7 +1,6 @@
 //! A cluster id and a node id nobody else has, and the removal of all that was made under them.
 
 use std::{
-    collections::BTreeMap,
     future::Future,
     io::{Read, Write},
     net::{Ipv4Addr, TcpListener, TcpStream},
@@ -132,19 +131,7 @@ pub fn sample() -> ContainerConfig {
             slot: 1,
             generation: Generation(1),
         },
-        container: ContainerSpec {
-            image: IMAGE.to_owned(),
-            entrypoint: Vec::new(),
-            command: Vec::new(),
-            environment: BTreeMap::new(),
-            labels: BTreeMap::new(),
-            user: String::new(),
-            working_dir: String::new(),
-            mounts: Vec::new(),
-            healthcheck: None,
-            stop_signal: String::new(),
-            stop_grace: Duration::from_secs(10),
-        },
+        container: ContainerSpec { stop_grace: Duration::from_secs(10), ..ContainerSpec::new(IMAGE) },
         resources: ResourceRequirements::default(),
         ports: Vec::new(),
     }

@@ -5,10 +5,7 @@
 
 use std::time::Duration;
 
-use skein_common::service::{
-    ContainerSpec, DEFAULT_REPLICAS, DEFAULT_STOP_GRACE, HealthTest, Healthcheck, Mode, PlacementPolicy,
-    ResourceRequirements, RestartPolicy, ServiceSpec,
-};
+use skein_common::service::{ContainerSpec, DEFAULT_STOP_GRACE, HealthTest, Healthcheck, ServiceSpec};
 
 use super::{
     STACK_LABEL, StackService, deploy,
@@ -60,18 +57,14 @@ pub fn read(
     if section.get("image").is_none() {
         report.error(field.at, &field.path, "image is required");
     }
+    let container = container(&section, around, &mut origins, report);
     let mut spec = ServiceSpec {
-        name: format!("{}_{key}", around.stack),
         labels: std::iter::once((STACK_LABEL.to_owned(), around.stack.to_owned())).collect(),
-        mode: Mode::Replicated { replicas: DEFAULT_REPLICAS },
-        container: container(&section, around, &mut origins, report),
-        resources: ResourceRequirements::default(),
-        restart: RestartPolicy::default(),
-        placement: PlacementPolicy::default(),
         ports: section
             .get("ports")
             .map(|field| ports::read(&field, &mut origins, report))
             .unwrap_or_default(),
+        ..ServiceSpec::new(format!("{}_{key}", around.stack), container)
     };
     if let Some(field) = section.get("networks") {
         networks::check_attachments(&field, around.networks, report);
@@ -108,7 +101,6 @@ fn container(
         section.get(key).and_then(|field| field.words(report)).unwrap_or_default()
     };
     ContainerSpec {
-        image: text("image", report),
         entrypoint: words("entrypoint", report),
         command: words("command", report),
         environment: environment::read(section, around.files, report),
@@ -119,6 +111,7 @@ fn container(
         healthcheck: section.get("healthcheck").and_then(|field| healthcheck(&field, report)),
         stop_signal: text("stop_signal", report),
         stop_grace: duration(section, "stop_grace_period", report).unwrap_or(DEFAULT_STOP_GRACE),
+        ..ContainerSpec::new(text("image", report))
     }
 }
 

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use super::{ContainerSpec, HealthTest, Mode, Mount, MountKind, PortSpec, Publish, ServiceSpec};
+use super::{
+    ContainerSpec, Disruption, FailureAction, HealthTest, Mode, Mount, MountKind, PortSpec, Publish,
+    ServiceSpec, UpdatePolicy,
+};
 use crate::{Violations, resources::Resources};
 
 /// Docker's container name is `skein-<service>-<slot>-<instance>-<attempt>`; this keeps it short.
@@ -34,7 +37,63 @@ impl ServiceSpec {
         check_resources(self.resources.reservation, self.resources.limit, &mut found);
         self.placement.check(&mut found);
         check_ports(&self.ports, &mut found);
+        check_update("update", &self.update, &mut found);
+        if let Some(rollback) = &self.rollback {
+            check_update("rollback", rollback, &mut found);
+        }
+        if self.disruption == Some(Disruption::MaxUnavailable(0)) {
+            found.add("spec.max_unavailable", "0 would allow neither rollout nor drain: at least 1");
+        }
         found
+    }
+}
+
+/// A failed rollback has nothing left to go back to, and canaries are for what is new.
+fn check_update(name: &str, policy: &UpdatePolicy, found: &mut Violations) {
+    if policy.max_failure_permille > 1000 {
+        let field = format!("spec.{name}.max_failure_permille");
+        found.add(field, format!("{} is more than 1000", policy.max_failure_permille));
+    }
+    if name == "rollback" && policy.failure_action == FailureAction::Rollback {
+        found.add("spec.rollback.failure_action", "a rollback that fails can pause or continue");
+    }
+    if name == "rollback" && policy.canary > 0 {
+        found.add("spec.rollback.canary", "a rollback has no canaries");
+    }
+}
+
+/// What the engine would refuse only on the node.
+fn check_process(container: &ContainerSpec, found: &mut Violations) {
+    let hostname = &container.hostname;
+    let valid = hostname.len() <= MAX_NAME
+        && hostname.chars().all(|c| c.is_ascii_alphanumeric() || "-._{} \"".contains(c));
+    if !valid {
+        found.add("spec.container.hostname", format!("{hostname:?} is not a host name"));
+    }
+    for (position, line) in container.extra_hosts.iter().enumerate() {
+        if line.split_once(':').is_none_or(|(name, address)| name.is_empty() || address.is_empty()) {
+            found.add(
+                format!("spec.container.extra_hosts[{position}]"),
+                format!("{line:?} is not name:address"),
+            );
+        }
+    }
+    for (position, server) in container.dns.iter().enumerate() {
+        if server.parse::<std::net::IpAddr>().is_err() {
+            found.add(format!("spec.container.dns[{position}]"), format!("{server:?} is not an address"));
+        }
+    }
+    for (position, limit) in container.ulimits.iter().enumerate() {
+        let above = limit.hard != -1 && (limit.soft == -1 || limit.soft > limit.hard);
+        if limit.name.is_empty() || above {
+            found.add(
+                format!("spec.container.ulimits[{position}]"),
+                format!(
+                    "{:?} {}:{}: a name is required, and soft must not be above hard",
+                    limit.name, limit.soft, limit.hard
+                ),
+            );
+        }
     }
 }
 
@@ -87,6 +146,7 @@ fn check_container(container: &ContainerSpec, found: &mut Violations) {
         );
     }
     check_mounts(&container.mounts, found);
+    check_process(container, found);
     match container.healthcheck.as_ref().map(|check| &check.test) {
         Some(HealthTest::Exec(words)) if words.is_empty() => {
             found.add(

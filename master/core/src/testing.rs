@@ -10,10 +10,7 @@ use skein_common::{
     instance::{Desired, Instance, News, Observed, Phase, Progress},
     node::{Availability, Liveness, NodeDescription, Platform},
     resources::Resources as Amount,
-    service::{
-        ContainerSpec, DEFAULT_STOP_GRACE, Mode, PlacementPolicy, PortSpec, Protocol, Publish,
-        ResourceRequirements, RestartPolicy, ServiceSpec,
-    },
+    service::{ContainerSpec, Mode, PortSpec, Protocol, Publish, ServiceSpec},
 };
 
 use crate::{
@@ -30,28 +27,7 @@ pub const EPOCH: Timestamp = Timestamp::from_unix_ms(1_700_000_000_000);
 /// A replicated service of one replica that reserves nothing.
 #[must_use]
 pub fn spec(name: &str) -> ServiceSpec {
-    ServiceSpec {
-        name: name.to_owned(),
-        labels: BTreeMap::new(),
-        mode: Mode::Replicated { replicas: 1 },
-        container: ContainerSpec {
-            image: "skein-sample:1".to_owned(),
-            entrypoint: Vec::new(),
-            command: Vec::new(),
-            environment: BTreeMap::new(),
-            labels: BTreeMap::new(),
-            user: String::new(),
-            working_dir: String::new(),
-            mounts: Vec::new(),
-            healthcheck: None,
-            stop_signal: String::new(),
-            stop_grace: DEFAULT_STOP_GRACE,
-        },
-        resources: ResourceRequirements::default(),
-        restart: RestartPolicy::default(),
-        placement: PlacementPolicy::default(),
-        ports: Vec::new(),
-    }
+    ServiceSpec::new(name, ContainerSpec::new("skein-sample:1"))
 }
 
 /// [`spec`] with this many replicas.

@@ -5,21 +5,22 @@ use std::time::Duration;
 use skein_common::{
     FieldViolation, Resources, Violations,
     service::{
-        ContainerSpec, DEFAULT_REPLICAS, DEFAULT_STOP_GRACE, HealthTest, Healthcheck, Mode, Mount, MountKind,
-        PortSpec, Protocol, Publish, ResourceRequirements, RestartCondition, RestartPolicy, ServiceSpec,
+        ContainerSpec, DEFAULT_REPLICAS, DEFAULT_STOP_GRACE, Disruption, HealthTest, Healthcheck, Mode,
+        Mount, MountKind, PortSpec, Protocol, Publish, ResourceRequirements,
+        RestartCondition, RestartPolicy, ServiceSpec, Ulimit,
     },
 };
 
-use super::{duration_from_wire, duration_to_wire};
+use super::{duration_from_wire, duration_to_wire, update::update_policy};
 use crate::v1;
 
 /// Collects violations while values are read on.
-struct Door<'a> {
-    found: &'a mut Violations,
+pub(super) struct Door<'a> {
+    pub(super) found: &'a mut Violations,
 }
 
 impl Door<'_> {
-    fn duration(&mut self, field: &str, wire: Option<prost_types::Duration>) -> Option<Duration> {
+    pub(super) fn duration(&mut self, field: &str, wire: Option<prost_types::Duration>) -> Option<Duration> {
         wire.and_then(|wire| match duration_from_wire("", wire) {
             Ok(duration) => Some(duration),
             Err(_) => {
@@ -37,7 +38,12 @@ impl Door<'_> {
         })
     }
 
-    fn known<T>(&mut self, field: &str, number: i32, value: Result<T, prost::UnknownEnumValue>) -> Option<T> {
+    pub(super) fn known<T>(
+        &mut self,
+        field: &str,
+        number: i32,
+        value: Result<T, prost::UnknownEnumValue>,
+    ) -> Option<T> {
         value.map_err(|_| self.found.add(field, format!("{number} is not a value of this enum"))).ok()
     }
 }
@@ -63,6 +69,9 @@ impl TryFrom<v1::ServiceSpec> for ServiceSpec {
                 .enumerate()
                 .map(|(position, port)| port_spec(&mut door, position, port))
                 .collect(),
+            update: wire.update.map(|wire| update_policy(&mut door, "update", wire)).unwrap_or_default(),
+            rollback: wire.rollback.map(|wire| update_policy(&mut door, "rollback", wire)),
+            disruption: wire.disruption.map(Disruption::from),
         };
         if has_container {
             found.0.extend(spec.violations().0);
@@ -103,6 +112,20 @@ fn container(door: &mut Door<'_>, wire: v1::ContainerSpec) -> ContainerSpec {
         healthcheck: wire.healthcheck.and_then(|wire| healthcheck(door, wire)),
         stop_signal: wire.stop_signal,
         stop_grace: door.duration("spec.container.stop_grace", wire.stop_grace).unwrap_or(DEFAULT_STOP_GRACE),
+        hostname: wire.hostname,
+        init: wire.init,
+        read_only: wire.read_only,
+        tty: wire.tty,
+        stdin_open: wire.stdin_open,
+        cap_add: wire.cap_add,
+        cap_drop: wire.cap_drop,
+        groups: wire.groups,
+        extra_hosts: wire.extra_hosts,
+        dns: wire.dns,
+        dns_search: wire.dns_search,
+        dns_options: wire.dns_options,
+        sysctls: wire.sysctls.into_iter().collect(),
+        ulimits: wire.ulimits.into_iter().map(Ulimit::from).collect(),
     }
 }
 
@@ -172,6 +195,18 @@ fn port_spec(door: &mut Door<'_>, position: usize, wire: v1::PortSpec) -> PortSp
     }
 }
 
+impl From<v1::Ulimit> for Ulimit {
+    fn from(wire: v1::Ulimit) -> Self {
+        Self { name: wire.name, soft: wire.soft, hard: wire.hard }
+    }
+}
+
+impl From<&Ulimit> for v1::Ulimit {
+    fn from(limit: &Ulimit) -> Self {
+        Self { name: limit.name.clone(), soft: limit.soft, hard: limit.hard }
+    }
+}
+
 impl From<v1::Protocol> for Protocol {
     fn from(wire: v1::Protocol) -> Self {
         match wire {
@@ -230,6 +265,9 @@ impl From<&ServiceSpec> for v1::ServiceSpec {
             restart: Some((&spec.restart).into()),
             placement: Some((&spec.placement).into()),
             ports: spec.ports.iter().map(v1::PortSpec::from).collect(),
+            update: Some((&spec.update).into()),
+            rollback: spec.rollback.as_ref().map(v1::UpdatePolicy::from),
+            disruption: spec.disruption.map(v1::service_spec::Disruption::from),
         }
     }
 }
@@ -248,6 +286,20 @@ impl From<&ContainerSpec> for v1::ContainerSpec {
             healthcheck: container.healthcheck.as_ref().map(v1::Healthcheck::from),
             stop_signal: container.stop_signal.clone(),
             stop_grace: Some(duration_to_wire(container.stop_grace)),
+            hostname: container.hostname.clone(),
+            init: container.init,
+            read_only: container.read_only,
+            tty: container.tty,
+            stdin_open: container.stdin_open,
+            cap_add: container.cap_add.clone(),
+            cap_drop: container.cap_drop.clone(),
+            groups: container.groups.clone(),
+            extra_hosts: container.extra_hosts.clone(),
+            dns: container.dns.clone(),
+            dns_search: container.dns_search.clone(),
+            dns_options: container.dns_options.clone(),
+            sysctls: container.sysctls.clone().into_iter().collect(),
+            ulimits: container.ulimits.iter().map(v1::Ulimit::from).collect(),
         }
     }
 }

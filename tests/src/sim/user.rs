@@ -10,8 +10,7 @@ use skein_common::{
     NodeId, Resources, ServiceId,
     node::Availability,
     service::{
-        ContainerSpec, Mode, PlacementPolicy, PortSpec, Protocol, Publish, ResourceRequirements,
-        RestartCondition, RestartPolicy, ServiceSpec,
+        ContainerSpec, Mode, PortSpec, Protocol, Publish, RestartCondition, RestartPolicy, ServiceSpec,
     },
 };
 use skein_master_core::{
@@ -268,19 +267,14 @@ impl World {
             _ => None,
         };
         let mut spec = ServiceSpec {
-            name: name.to_owned(),
-            labels: BTreeMap::new(),
             mode: if global { Mode::Global } else { Mode::Replicated { replicas } },
-            container: container(&self.image()),
-            resources: ResourceRequirements::default(),
             restart: RestartPolicy {
                 condition,
                 delay: self.dice.percent(30).then(|| Duration::from_millis(500)),
                 max_attempts: self.dice.percent(25).then_some(2),
                 window: Duration::ZERO,
             },
-            placement: PlacementPolicy::default(),
-            ports: Vec::new(),
+            ..ServiceSpec::new(name, container(&self.image()))
         };
         spec.resources.reservation =
             Resources { cpu_millis: self.dice.range(0..300), memory_bytes: 64 * MIB };
@@ -301,17 +295,5 @@ impl World {
 }
 
 fn container(image: &str) -> ContainerSpec {
-    ContainerSpec {
-        image: image.to_owned(),
-        entrypoint: Vec::new(),
-        command: Vec::new(),
-        environment: BTreeMap::new(),
-        labels: BTreeMap::new(),
-        user: String::new(),
-        working_dir: String::new(),
-        mounts: Vec::new(),
-        healthcheck: None,
-        stop_signal: String::new(),
-        stop_grace: Duration::from_secs(3),
-    }
+    ContainerSpec { stop_grace: Duration::from_secs(3), ..ContainerSpec::new(image) }
 }

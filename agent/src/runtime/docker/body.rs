@@ -8,12 +8,12 @@ use std::{collections::HashMap, time::Duration};
 
 use bollard::models::{
     ContainerCreateBody, HealthConfig, HostConfig, HostConfigLogConfig, Mount as EngineMount, MountType,
-    PortBinding as EnginePort, PortMap, RestartPolicy, RestartPolicyNameEnum,
+    PortBinding as EnginePort, PortMap, ResourcesUlimits, RestartPolicy, RestartPolicyNameEnum,
 };
 use skein_common::{
     Resources,
     instance::PortBinding,
-    service::{ContainerSpec, HealthTest, Healthcheck, Mount, MountKind},
+    service::{ContainerSpec, HealthTest, Healthcheck, Mount, MountKind, Ulimit},
 };
 
 use super::{
@@ -48,7 +48,9 @@ pub(super) fn body(owner: Owner, config: &ContainerConfig) -> ContainerCreateBod
     labels::write(&mut all_labels, owner, &config.identity);
     ContainerCreateBody {
         image: Some(spec.image.clone()),
-        hostname: Some(hostname(owner, &config.identity)),
+        hostname: Some(some_text(&spec.hostname).unwrap_or_else(|| hostname(owner, &config.identity))),
+        tty: Some(spec.tty),
+        open_stdin: Some(spec.stdin_open),
         entrypoint: some_words(&spec.entrypoint),
         cmd: some_words(&spec.command),
         env: Some(environment(owner, config)),
@@ -82,7 +84,17 @@ fn host_config(spec: &ContainerSpec, config: &ContainerConfig) -> HostConfig {
         // Memory and swap together: no swap on top of the limit.
         memory_swap: (limit.memory_bytes > 0).then(|| signed(limit.memory_bytes)),
         pids_limit: Some(PIDS_LIMIT),
-        init: Some(false),
+        init: Some(spec.init),
+        readonly_rootfs: Some(spec.read_only),
+        cap_add: some_words(&spec.cap_add),
+        cap_drop: some_words(&spec.cap_drop),
+        group_add: some_words(&spec.groups),
+        extra_hosts: some_words(&spec.extra_hosts),
+        dns: some_words(&spec.dns),
+        dns_search: some_words(&spec.dns_search),
+        dns_options: some_words(&spec.dns_options),
+        sysctls: Some(spec.sysctls.clone().into_iter().collect()),
+        ulimits: Some(spec.ulimits.iter().map(ulimit).collect()),
         restart_policy: Some(RestartPolicy {
             name: Some(RestartPolicyNameEnum::NO),
             maximum_retry_count: None,
@@ -163,6 +175,10 @@ fn mount(mount: &Mount) -> EngineMount {
         read_only: Some(mount.read_only),
         ..EngineMount::default()
     }
+}
+
+fn ulimit(limit: &Ulimit) -> ResourcesUlimits {
+    ResourcesUlimits { name: Some(limit.name.clone()), soft: Some(limit.soft), hard: Some(limit.hard) }
 }
 
 fn port_key(binding: &PortBinding) -> String {
