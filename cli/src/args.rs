@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use crate::{
-    command::{apply, cluster, completions, context, events, logs, node, service, stack, top, version},
+    command::{apply, cluster, completions, context, events, logs, node, plan, service, stack, top, version},
     output::Format,
 };
 
@@ -18,6 +18,7 @@ skein runs containers on a cluster of machines.
 
 Most used:
   skein apply -f compose.yaml            create or change the services of a Compose file
+  skein plan -f compose.yaml             only show what that would change
   skein service ls                       what runs, and how many instances are ready
   skein service ps NAME                  the instances of a service: where, in which phase, why not
   skein service scale NAME=5             change the number of instances
@@ -102,6 +103,7 @@ pub struct Global {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     Apply(apply::Args),
+    Plan(plan::Args),
     #[command(subcommand, visible_alias = "services")]
     Service(service::Command),
     #[command(subcommand)]
@@ -192,6 +194,9 @@ mod tests {
             "skein apply -f compose.yaml",
             "skein apply -f - --name shop --prune --dry-run",
             "skein stack deploy -c compose.yaml demo",
+            "skein stack deploy -c a.yaml -c b.yaml demo",
+            "skein stack config -c a.yaml -c b.yaml",
+            "skein plan -f a.yaml -c b.yaml --prune",
             "skein stack deploy --prune --detach -c compose.yaml demo",
             "skein stack ls -o json",
             "skein service ls --watch",

@@ -7,6 +7,7 @@ pub mod context;
 pub mod events;
 pub mod logs;
 pub mod node;
+pub mod plan;
 pub mod service;
 pub mod stack;
 pub mod top;
@@ -21,6 +22,7 @@ use crate::{app::App, args::Command, failure::Failure};
 pub async fn run(app: &App, command: Command) -> Result<(), Failure> {
     match command {
         Command::Apply(args) => apply::run(app, args).await,
+        Command::Plan(args) => plan::run(app, args).await,
         Command::Service(command) => service::run(app, command).await,
         Command::Stack(command) => stack::run(app, command).await,
         Command::Node(command) => node::run(app, command).await,

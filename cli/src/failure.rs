@@ -16,6 +16,9 @@ use crate::{
 
 pub const EXIT_FAILED: u8 = 1;
 pub const EXIT_NOT_CONVERGED: u8 = 2;
+/// Of `skein plan` only.
+pub const EXIT_CHANGES: u8 = 1;
+pub const EXIT_NO_PLAN: u8 = 2;
 pub const EXIT_USAGE: u8 = 64;
 pub const EXIT_UNREACHABLE: u8 = 69;
 
@@ -35,6 +38,10 @@ pub enum Failure {
     NotConverged(String),
     /// Part of the work failed and was reported; what is left to say.
     Failed(String),
+    /// A plan that is not empty; it has been shown.
+    Changes,
+    /// No plan could be made.
+    NoPlan(Box<Failure>),
     /// Standard output cannot be written.
     Output(io::Error),
 }
@@ -152,6 +159,8 @@ impl fmt::Display for Failure {
                 }
                 Ok(())
             }
+            Self::Changes => f.write_str("something would change"),
+            Self::NoPlan(why) => why.fmt(f),
             Self::Refused(refusal) => refusal.fmt(f),
             Self::Output(error) => write!(f, "standard output: {error}"),
         }
@@ -164,6 +173,8 @@ impl Failure {
             Self::Usage(_) | Self::File(_) => EXIT_USAGE,
             Self::Unreachable(_) => EXIT_UNREACHABLE,
             Self::NotConverged(_) => EXIT_NOT_CONVERGED,
+            Self::Changes => EXIT_CHANGES,
+            Self::NoPlan(_) => EXIT_NO_PLAN,
             // The reader went away, as `head` does: nothing failed.
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
             Self::GaveUp { .. } | Self::Refused(_) | Self::Failed(_) | Self::Output(_) => EXIT_FAILED,
@@ -172,7 +183,8 @@ impl Failure {
 
     /// Whether there is nobody left to tell.
     pub fn is_silent(&self) -> bool {
-        matches!(self, Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe)
+        matches!(self, Self::Changes)
+            || matches!(self, Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe)
     }
 
     pub fn is_not_found(&self) -> bool {

@@ -9,6 +9,7 @@ pub mod command;
 pub mod compose;
 mod compose_files;
 mod convergence;
+mod difference;
 pub mod failure;
 mod live;
 pub mod masters;
@@ -98,7 +99,9 @@ fn finish(result: Result<(), Failure>, terminal: &Terminal) -> u8 {
         Ok(()) => 0,
         Err(failure) => {
             if !failure.is_silent() {
-                let prefix = if matches!(failure, Failure::File(_)) { "" } else { "skein: " };
+                let is_about_files = matches!(&failure, Failure::File(_))
+                    || matches!(&failure, Failure::NoPlan(why) if matches!(**why, Failure::File(_)));
+                let prefix = if is_about_files { "" } else { "skein: " };
                 terminal.say(&format!("{prefix}{failure}"));
             }
             failure.exit_code()

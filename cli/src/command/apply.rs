@@ -112,8 +112,15 @@ const fn verb(result: ApplyResult) -> &'static str {
     }
 }
 
-/// Field violations of the cluster at the places of the file they came from; any other failure as it is.
-fn violations(failure: Failure, stack: &Stack, service: &StackService) -> Result<Vec<Diagnostic>, Failure> {
+/// Field violations of the cluster at the places of the file they came from.
+///
+/// # Errors
+/// Any other failure as it is.
+pub fn violations(
+    failure: Failure,
+    stack: &Stack,
+    service: &StackService,
+) -> Result<Vec<Diagnostic>, Failure> {
     match failure {
         Failure::Refused(refusal) if !refusal.fields.is_empty() => {
             let fields = refusal.fields.into_iter();
@@ -124,7 +131,10 @@ fn violations(failure: Failure, stack: &Stack, service: &StackService) -> Result
 }
 
 /// Services of the stack that the file does not name.
-async fn surplus(app: &App, stack: &Stack) -> Result<Vec<Service>, Failure> {
+///
+/// # Errors
+/// When they cannot be listed.
+pub async fn surplus(app: &App, stack: &Stack) -> Result<Vec<Service>, Failure> {
     let mut services = app.api.services(&[(STACK_LABEL, &stack.name)]).await?;
     services.retain(|service| {
         !service.deleting && !stack.services.iter().any(|known| known.spec.name == name(service))

@@ -249,8 +249,8 @@ const ERRORS_OF_A_SERVICE: &[(&str, &str)] = &[
     (
         "deploy: { placement: { constraints: [node.role == manager] } }",
         "4:42: services.web.deploy.placement.constraints[0]: \"node.role\" is unknown: use node.id, node.name, \
-             node.hostname, node.platform.os, node.platform.arch or node.labels.NAME; masters run no services, so \
-             every node is a worker",
+             node.hostname, node.address, node.platform.os, node.platform.arch, node.pool or node.labels.NAME; masters \
+             run no services, so every node is a worker",
     ),
     (
         "deploy: { labels: { skein.stack: x } }",

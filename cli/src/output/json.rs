@@ -16,11 +16,19 @@ fn pool() -> &'static DescriptorPool {
 
 /// `name` is the message's in `skein.v1`.
 pub fn of_message(name: &str, message: &impl Message) -> Value {
+    serialized(name, message, &SerializeOptions::new())
+}
+
+/// The same with the names of the .proto files, as paths of fields have them.
+pub fn with_field_names(name: &str, message: &impl Message) -> Value {
+    serialized(name, message, &SerializeOptions::new().use_proto_field_name(true))
+}
+
+fn serialized(name: &str, message: &impl Message, options: &SerializeOptions) -> Value {
     let described = || -> Option<Value> {
         let descriptor = pool().get_message_by_name(&format!("skein.v1.{name}"))?;
         let dynamic = DynamicMessage::decode(descriptor, message.encode_to_vec().as_slice()).ok()?;
-        let options = SerializeOptions::new();
-        dynamic.serialize_with_options(serde_json::value::Serializer, &options).ok()
+        dynamic.serialize_with_options(serde_json::value::Serializer, options).ok()
     };
     described().unwrap_or_default()
 }

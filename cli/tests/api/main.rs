@@ -4,6 +4,7 @@
 
 mod fake;
 mod output;
+mod plan;
 mod retry;
 mod wait;
 

@@ -1,0 +1,198 @@
+//! `skein plan`: what applying Compose files would change, without changing it.
+//!
+//! Invariant: only reads and validates; ends with 0 when nothing would change, 1 when something
+//! would, 2 when it cannot be told.
+
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+use skein_proto::v1::{ApplyResult, Service, ServiceSpec};
+
+use super::apply;
+use crate::{
+    app::App,
+    compose::{Stack, StackService},
+    compose_files,
+    difference::{self, Difference},
+    failure::Failure,
+    output::{self, Format, service::name},
+};
+
+/// Show what applying Compose files would change
+///
+/// Every service is validated by the cluster and compared with what it keeps, field by field. Nothing is changed.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  skein plan -f compose.yaml
+  skein plan -f compose.yaml -f production.yaml --name shop --prune
+  skein plan -f compose.yaml -o json
+
+Exit codes: 0 nothing would change, 1 something would, 2 failed")]
+pub struct Args {
+    /// The Compose file, - for standard input; of several, later ones go over earlier ones
+    #[arg(long, short, visible_short_alias = 'c', value_name = "FILE", required = true)]
+    pub file: Vec<PathBuf>,
+    /// Name of the stack
+    #[arg(long, value_name = "STACK")]
+    pub name: Option<String>,
+    /// Count services of the stack that are not in the files as to be removed
+    #[arg(long)]
+    pub prune: bool,
+    /// Also name the services that stay as they are
+    #[arg(long, short)]
+    pub all: bool,
+}
+
+/// What would happen to one service.
+struct Step {
+    name: String,
+    action: Action,
+    changes: Vec<Difference>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Action {
+    Create,
+    /// Its instances are replaced one after the other.
+    Replace,
+    /// Its instances go on.
+    Change,
+    Keep,
+    Remove,
+}
+
+impl Action {
+    const fn mark(self) -> char {
+        match self {
+            Self::Create => '+',
+            Self::Replace | Self::Change => '~',
+            Self::Keep => '=',
+            Self::Remove => '-',
+        }
+    }
+
+    const fn words(self) -> &'static str {
+        match self {
+            Self::Create => "created",
+            Self::Replace => "updated, its instances replaced",
+            Self::Change => "updated, its instances go on",
+            Self::Keep => "unchanged",
+            Self::Remove => "removed",
+        }
+    }
+
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Create => "create",
+            Self::Replace => "replace",
+            Self::Change => "change",
+            Self::Keep => "keep",
+            Self::Remove => "remove",
+        }
+    }
+}
+
+/// # Errors
+/// `Changes` when something would change, `NoPlan` when it cannot be told.
+pub async fn run(app: &App, args: Args) -> Result<(), Failure> {
+    let steps = plan(app, &args).await.map_err(|failure| Failure::NoPlan(Box::new(failure)))?;
+    show(app, &args, &steps)?;
+    if steps.iter().all(|step| step.action == Action::Keep) { Ok(()) } else { Err(Failure::Changes) }
+}
+
+async fn plan(app: &App, args: &Args) -> Result<Vec<Step>, Failure> {
+    let stack = compose_files::read(app, &args.file, args.name.as_deref())?;
+    let (mut steps, mut refused) = (Vec::new(), Vec::new());
+    for service in &stack.services {
+        match step(app, service).await {
+            Ok(step) => steps.push(step),
+            Err(failure) => refused.extend(apply::violations(failure, &stack, service)?),
+        }
+    }
+    if !refused.is_empty() {
+        return Err(Failure::File(refused));
+    }
+    surplus(app, args, &stack, &mut steps).await?;
+    Ok(steps)
+}
+
+async fn step(app: &App, service: &StackService) -> Result<Step, Failure> {
+    let name = service.spec.name.clone();
+    let known = match app.api.service(&name).await {
+        Ok(known) if !known.deleting => Some(known),
+        Ok(_) => None,
+        Err(failure) if failure.is_not_found() => None,
+        Err(failure) => return Err(failure),
+    };
+    let answer = app.api.apply(ServiceSpec::from(&service.spec), true).await?;
+    let planned = answer.service.clone().unwrap_or_default();
+    let Some(known) = known else { return Ok(Step { name, action: Action::Create, changes: Vec::new() }) };
+    let changes = difference::between(&spec(&known), &spec(&planned));
+    let action = match answer.result() {
+        ApplyResult::Unchanged => Action::Keep,
+        _ if changes.is_empty() => Action::Keep,
+        _ if planned.generation > known.generation => Action::Replace,
+        _ => Action::Change,
+    };
+    Ok(Step { name, action, changes })
+}
+
+fn spec(service: &Service) -> Value {
+    service.spec.as_ref().map(|spec| output::json::with_field_names("ServiceSpec", spec)).unwrap_or_default()
+}
+
+async fn surplus(app: &App, args: &Args, stack: &Stack, steps: &mut Vec<Step>) -> Result<(), Failure> {
+    let names: Vec<String> =
+        apply::surplus(app, stack).await?.iter().map(|service| name(service).to_owned()).collect();
+    if args.prune {
+        steps.extend(names.into_iter().map(|name| Step {
+            name,
+            action: Action::Remove,
+            changes: Vec::new(),
+        }));
+    } else if !names.is_empty() {
+        app.terminal.note(&format!("not in the files, kept without --prune: {}", names.join(", ")));
+    }
+    Ok(())
+}
+
+fn show(app: &App, args: &Args, steps: &[Step]) -> Result<(), Failure> {
+    let text = match app.format {
+        Format::Json | Format::Yaml => {
+            let steps: Vec<Value> = steps.iter().map(to_json).collect();
+            let whole = Value::Array(steps);
+            if app.format == Format::Json { output::pretty(&whole) } else { output::yaml::render(&whole) }
+        }
+        Format::Name => {
+            let changed = steps.iter().filter(|step| step.action != Action::Keep);
+            changed.map(|step| format!("{}\n", step.name)).collect()
+        }
+        Format::Table | Format::Wide => lines(steps, args.all),
+    };
+    Ok(app.terminal.print(&text)?)
+}
+
+fn to_json(step: &Step) -> Value {
+    let changes: Vec<Value> = step.changes.iter().map(Difference::json).collect();
+    json!({ "service": step.name, "action": step.action.word(), "changes": changes })
+}
+
+fn lines(steps: &[Step], all: bool) -> String {
+    let mut text = String::new();
+    for step in steps.iter().filter(|step| all || step.action != Action::Keep) {
+        text.push_str(&format!("{} {} would be {}\n", step.action.mark(), step.name, step.action.words()));
+        for change in &step.changes {
+            text.push_str(&format!("    {}\n", crate::terminal::printable(&change.line())));
+        }
+    }
+    let count = |actions: &[Action]| steps.iter().filter(|step| actions.contains(&step.action)).count();
+    text.push_str(&format!(
+        "{} to create, {} to update, {} to remove, {} unchanged\n",
+        count(&[Action::Create]),
+        count(&[Action::Replace, Action::Change]),
+        count(&[Action::Remove]),
+        count(&[Action::Keep]),
+    ));
+    text
+}
