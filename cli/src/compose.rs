@@ -10,13 +10,17 @@ mod diagnostic;
 mod document;
 mod dotenv;
 mod environment;
+mod extension;
 mod field;
 mod keys;
 mod merge;
 mod networks;
 mod origin;
+mod placement;
 mod ports;
 mod print;
+mod process;
+mod rollout;
 mod scalar;
 mod service;
 mod template;
@@ -137,16 +141,21 @@ fn read_into(
         section.get("volumes").map(|field| volumes::declared(&field, &name, report)).unwrap_or_default();
     let networks =
         section.get("networks").map(|field| networks::declared(&field, report)).unwrap_or_default();
-    let around =
-        service::Surroundings { stack: &name, files: &files, volumes: &volumes, networks: &networks };
     let Some(services) = section.get("services") else {
         if report.errors() == 0 {
             report.error_of_file("services is missing: there is nothing to run");
         }
         return None;
     };
+    let services = services.free_section(report)?;
+    let around = service::Surroundings {
+        stack: &name,
+        services: &services.all().map(|(key, _)| key.to_owned()).collect(),
+        files: &files,
+        volumes: &volumes,
+        networks: &networks,
+    };
     let services: Vec<StackService> = services
-        .free_section(report)?
         .all()
         .filter(|(key, _)| !key.starts_with("x-"))
         .filter_map(|(key, field)| service::read(key, &field, &around, report))

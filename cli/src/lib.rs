@@ -74,7 +74,7 @@ pub async fn run(
 
 async fn with_cluster(app: &App, command: Command, interrupt: impl Future<Output = ()>) -> u8 {
     tokio::select! {
-        result = command::run(app, command) => finish(result, &app.terminal),
+        result = Box::pin(command::run(app, command)) => finish(result, &app.terminal),
         () = interrupt => {
             let note = app.interrupt_note();
             if note.is_empty() {

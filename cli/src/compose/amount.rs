@@ -91,6 +91,11 @@ pub fn parse_cpu_millis(text: &str) -> Result<u64, String> {
     u64::try_from(nano / 1_000_000).map_err(|_| wrong())
 }
 
+/// A part from 0 to 1 in thousandths; what is finer is rounded down.
+pub fn parse_permille(text: &str) -> Option<u16> {
+    u16::try_from(decimal(text, 1000)?).ok().filter(|permille| *permille <= 1000)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -140,6 +145,21 @@ mod tests {
         }
         for text in ["", "M", "12X", "-1M", "1e3", "99999P", "99999999999999999999"] {
             assert!(parse_bytes(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn parts() {
+        for (text, permille) in [
+            ("0", Some(0)),
+            ("0.25", Some(250)),
+            ("1", Some(1000)),
+            ("1.0", Some(1000)),
+            ("1.1", None),
+            ("-1", None),
+            ("x", None),
+        ] {
+            assert_eq!(parse_permille(text), permille, "{text}");
         }
     }
 

@@ -2,8 +2,7 @@
 
 use skein_common::{
     Resources,
-    constraint::Constraint,
-    service::{Mode, PlacementPolicy, ResourceRequirements, RestartCondition, RestartPolicy, ServiceSpec},
+    service::{Mode, ResourceRequirements, RestartCondition, RestartPolicy, ServiceSpec},
 };
 
 use super::{
@@ -12,7 +11,7 @@ use super::{
     field::{Field, Section},
     keys,
     origin::Origins,
-    service,
+    placement, rollout, service,
 };
 
 pub fn read(field: &Field<'_>, spec: &mut ServiceSpec, origins: &mut Origins, report: &mut Report) {
@@ -29,6 +28,7 @@ pub fn read(field: &Field<'_>, spec: &mut ServiceSpec, origins: &mut Origins, re
     }
     if let Some(field) = section.get("resources") {
         spec.resources = resources(&field, origins, report);
+        generic_resources(&field, spec, origins, report);
     }
     if let Some(field) = section.get("restart_policy") {
         origins.add("spec.restart", &field.path, field.node.at);
@@ -36,7 +36,15 @@ pub fn read(field: &Field<'_>, spec: &mut ServiceSpec, origins: &mut Origins, re
     }
     if let Some(field) = section.get("placement") {
         origins.add("spec.placement", &field.path, field.node.at);
-        spec.placement = placement(&field, report);
+        placement::read(&field, &mut spec.placement, origins, report);
+    }
+    if let Some(field) = section.get("update_config") {
+        origins.add("spec.update", &field.path, field.node.at);
+        spec.update = rollout::read(&field, false, report);
+    }
+    if let Some(field) = section.get("rollback_config") {
+        origins.add("spec.rollback", &field.path, field.node.at);
+        spec.rollback = Some(rollout::read(&field, true, report));
     }
 }
 
@@ -92,6 +100,16 @@ fn resources(field: &Field<'_>, origins: &mut Origins, report: &mut Report) -> R
     found
 }
 
+/// Reported by [`resources`] where they are not what they should be.
+fn generic_resources(field: &Field<'_>, spec: &mut ServiceSpec, origins: &mut Origins, report: &mut Report) {
+    let mut ignored = Report::default();
+    let reservations = field.free_section(&mut ignored).and_then(|section| section.get("reservations"));
+    let reservations = reservations.and_then(|field| field.free_section(&mut ignored));
+    let Some(field) = reservations.and_then(|section| section.get("generic_resources")) else { return };
+    origins.add("spec.placement.generic", &field.path, field.node.at);
+    spec.placement.generic = placement::generic_resources(&field, report);
+}
+
 fn restart(field: &Field<'_>, report: &mut Report) -> RestartPolicy {
     let Some(section) = field.section(keys::RESTART, report) else { return RestartPolicy::default() };
     let conditions = [
@@ -111,20 +129,4 @@ fn restart(field: &Field<'_>, report: &mut Report) -> RestartPolicy {
             .filter(|attempts| *attempts > 0),
         window: section.get("window").and_then(|field| field.duration(report)).unwrap_or_default(),
     }
-}
-
-fn placement(field: &Field<'_>, report: &mut Report) -> PlacementPolicy {
-    let Some(section) = field.section(keys::PLACEMENT, report) else { return PlacementPolicy::default() };
-    let mut constraints = Vec::new();
-    for item in section.get("constraints").and_then(|field| field.items(report)).unwrap_or_default() {
-        let Some(text) = item.text(report) else { continue };
-        match text.parse::<Constraint>() {
-            Ok(constraint) => constraints.push(constraint),
-            Err(error) if text.trim_start().starts_with("node.role") => {
-                item.error(report, format!("{error}; masters run no services, so every node is a worker"));
-            }
-            Err(error) => item.error(report, error.to_string()),
-        }
-    }
-    PlacementPolicy { constraints, ..PlacementPolicy::default() }
 }

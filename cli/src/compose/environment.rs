@@ -13,6 +13,8 @@ use super::{
     diagnostic::Report,
     dotenv,
     field::{Field, Section},
+    keys,
+    yaml::Value,
 };
 
 /// The world outside the file: where it lies, the variables, and other files.
@@ -49,10 +51,9 @@ impl Files<'_> {
 
 pub fn read(section: &Section<'_>, files: &Files<'_>, report: &mut Report) -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
-    for field in section.get("env_file").and_then(|field| field.one_or_more(report)).unwrap_or_default() {
-        if let Some(path) = field.text(report) {
-            read_file(&field, &path, files, &mut found, report);
-        }
+    for field in section.get("env_file").map(|field| field.one_or_more()).unwrap_or_default() {
+        let Some((path, required)) = path(&field, report) else { continue };
+        read_file(&field, &path, required, files, &mut found, report);
     }
     for (name, value, field) in
         section.get("environment").and_then(|field| field.pairs(report)).unwrap_or_default()
@@ -82,9 +83,24 @@ pub fn read(section: &Section<'_>, files: &Files<'_>, report: &mut Report) -> BT
     found
 }
 
+/// A path, or `{ path, required }`.
+fn path(field: &Field<'_>, report: &mut Report) -> Option<(String, bool)> {
+    if !matches!(field.node.value, Value::Map(_)) {
+        return Some((field.text(report)?, true));
+    }
+    let section = field.section(keys::ENV_FILE, report)?;
+    let Some(path) = section.get("path") else {
+        field.error(report, "path is required");
+        return None;
+    };
+    let required = section.get("required").map_or(Some(true), |field| field.boolean(report))?;
+    Some((path.text(report)?, required))
+}
+
 fn read_file(
     field: &Field<'_>,
     path: &str,
+    required: bool,
     files: &Files<'_>,
     found: &mut BTreeMap<String, String>,
     report: &mut Report,
@@ -92,6 +108,7 @@ fn read_file(
     let full = files.resolve(path);
     let text = match (files.read)(&full) {
         Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !required => return,
         Err(error) => return field.error(report, format!("{} cannot be read: {error}", full.display())),
     };
     let pairs = match dotenv::parse_env_file(&text) {

@@ -126,12 +126,11 @@ impl<'a> Field<'a> {
         texts.into_iter().collect()
     }
 
-    /// A text, or a list of them.
-    pub fn one_or_more(&self, report: &mut Report) -> Option<Vec<Self>> {
+    /// The items of a list, or the only one.
+    pub fn one_or_more(&self) -> Vec<Self> {
         match &self.node.value {
-            Value::List(items) => Some(self.item_fields(items)),
-            Value::Scalar(_) => Some(vec![self.clone()]),
-            Value::Map(_) => self.unexpected("text or a list of texts", report),
+            Value::List(items) => self.item_fields(items),
+            Value::Scalar(_) | Value::Map(_) => vec![self.clone()],
         }
     }
 
@@ -193,6 +192,32 @@ impl<'a> Field<'a> {
                 Some(value)
             }
             _ => self.unexpected(&expected, report),
+        }
+    }
+
+    /// A number of things.
+    pub fn count(&self, low: u32, report: &mut Report) -> Option<u32> {
+        self.integer(low.into(), u32::MAX.into(), report).and_then(|count| u32::try_from(count).ok())
+    }
+
+    /// A whole number that may be negative.
+    pub fn signed(&self, report: &mut Report) -> Option<i64> {
+        let expected = "a whole number";
+        let scalar = self.scalar(expected, report)?;
+        let value = match scalar.meaning() {
+            Meaning::Integer(value) => i64::try_from(value).ok(),
+            _ => scalar.text.parse().ok(),
+        };
+        value.or_else(|| self.unexpected(expected, report))
+    }
+
+    /// A part from 0 to 1, in thousandths.
+    pub fn permille(&self, report: &mut Report) -> Option<u16> {
+        let expected = "a part from 0 to 1, such as 0.25";
+        let scalar = self.scalar(expected, report)?;
+        match amount::parse_permille(&scalar.text) {
+            Some(permille) => Some(permille),
+            None => self.unexpected(expected, report),
         }
     }
 

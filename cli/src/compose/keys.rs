@@ -47,8 +47,8 @@ pub const SERVICE: Keys = &[
     ("attach", Ignored(AS_STACK)),
     ("blkio_config", Refused(NOT_STACK)),
     ("build", Ignored("ignored: images are built beforehand, as for docker stack deploy")),
-    ("cap_add", Refused(LATER)),
-    ("cap_drop", Refused(LATER)),
+    ("cap_add", Read),
+    ("cap_drop", Read),
     ("cgroup", Ignored(AS_STACK)),
     ("cgroup_parent", Ignored(AS_STACK)),
     ("cgroupns_mode", Ignored(AS_STACK)),
@@ -73,9 +73,9 @@ pub const SERVICE: Keys = &[
     ("develop", Ignored(AS_STACK)),
     ("device_cgroup_rules", Refused(NOT_STACK)),
     ("devices", Ignored(AS_STACK)),
-    ("dns", Refused(LATER)),
-    ("dns_opt", Refused(NOT_STACK)),
-    ("dns_search", Refused(LATER)),
+    ("dns", Read),
+    ("dns_opt", Read),
+    ("dns_search", Read),
     ("domainname", Ignored(AS_STACK)),
     ("entrypoint", Read),
     ("env_file", Read),
@@ -86,13 +86,13 @@ pub const SERVICE: Keys = &[
     ),
     ("extends", Refused("not supported: use a YAML anchor and <<")),
     ("external_links", Ignored(AS_STACK)),
-    ("extra_hosts", Refused(LATER)),
+    ("extra_hosts", Read),
     ("gpus", Refused(NOT_STACK)),
-    ("group_add", Refused(NOT_STACK)),
+    ("group_add", Read),
     ("healthcheck", Read),
-    ("hostname", Refused(LATER)),
+    ("hostname", Read),
     ("image", Read),
-    ("init", Ignored("ignored: the image's program is process 1")),
+    ("init", Read),
     ("ipc", Ignored(AS_STACK)),
     ("isolation", Ignored("ignored: for Windows only")),
     ("label_file", Refused(NOT_STACK)),
@@ -116,23 +116,25 @@ pub const SERVICE: Keys = &[
     ("pre_stop", Refused(NOT_STACK)),
     ("privileged", Ignored(AS_STACK)),
     ("profiles", Refused(NOT_STACK)),
+    ("models", Refused(NOT_STACK)),
     ("provider", Refused(NOT_STACK)),
+    ("pull_refresh_after", Ignored("ignored: an image is pulled where it is missing")),
     ("pull_policy", Ignored("ignored: an image is pulled where it is missing")),
-    ("read_only", Refused(LATER)),
-    ("restart", Ignored("ignored: set deploy.restart_policy instead (the default restarts always)")),
+    ("read_only", Read),
+    ("restart", Read),
     ("runtime", Refused(NOT_STACK)),
     ("scale", Refused("set deploy.replicas instead")),
     ("secrets", Refused("Skein has no secrets yet: use environment, or a bind mount")),
     ("security_opt", Ignored(AS_STACK)),
     ("shm_size", Ignored(AS_STACK)),
-    ("stdin_open", Ignored("ignored: nobody is attached to a service")),
+    ("stdin_open", Read),
     ("stop_grace_period", Read),
     ("stop_signal", Read),
     ("storage_opt", Refused(NOT_STACK)),
-    ("sysctls", Refused(LATER)),
+    ("sysctls", Read),
     ("tmpfs", Read),
-    ("tty", Ignored("ignored: nobody is attached to a service")),
-    ("ulimits", Refused(LATER)),
+    ("tty", Read),
+    ("ulimits", Read),
     ("use_api_socket", Refused(NOT_STACK)),
     ("user", Read),
     ("userns_mode", Ignored(AS_STACK)),
@@ -141,6 +143,7 @@ pub const SERVICE: Keys = &[
     ("volumes", Read),
     ("volumes_from", Refused("define a volume under the top-level volumes and mount it in both services")),
     ("working_dir", Read),
+    ("x-skein", Read),
 ];
 
 pub const DEPLOY: Keys = &[
@@ -151,21 +154,57 @@ pub const DEPLOY: Keys = &[
     ("replicas", Read),
     ("resources", Read),
     ("restart_policy", Read),
-    ("rollback_config", Ignored("ignored for now: nothing is rolled back by itself")),
-    (
-        "update_config",
-        Ignored("ignored for now: an update replaces one instance at a time, the old one stopped first"),
-    ),
+    ("rollback_config", Read),
+    ("update_config", Read),
 ];
-pub const PLACEMENT: Keys = &[
-    ("constraints", Read),
-    ("max_replicas_per_node", Refused(LATER)),
-    ("preferences", Ignored("ignored for now: instances are spread over the nodes")),
+pub const PLACEMENT: Keys = &[("constraints", Read), ("max_replicas_per_node", Read), ("preferences", Read)];
+pub const UPDATE: Keys = &[
+    ("delay", Read),
+    ("failure_action", Read),
+    ("max_failure_ratio", Read),
+    ("monitor", Read),
+    ("order", Read),
+    ("parallelism", Read),
 ];
+pub const ENV_FILE: Keys = &[
+    ("format", Ignored("ignored: every line is taken as it is, as docker stack deploy does")),
+    ("path", Read),
+    ("required", Read),
+];
+pub const PREFERENCE: Keys = &[("spread", Read)];
+pub const GENERIC_RESOURCE: Keys = &[("discrete_resource_spec", Read)];
+pub const DISCRETE_RESOURCE: Keys = &[("kind", Read), ("value", Read)];
+pub const ULIMIT: Keys = &[("hard", Read), ("soft", Read)];
+/// Of `x-skein`.
+pub const EXTENSION: Keys = &[
+    ("affinity", Read),
+    ("anti_affinity", Read),
+    ("canary", Read),
+    ("devices", Read),
+    ("disruption", Read),
+    ("priority", Read),
+    ("progress_deadline", Read),
+    ("spread", Read),
+    ("strategy", Read),
+    ("tolerations", Read),
+];
+pub const AFFINITY: Keys = &[("across", Read), ("service", Read), ("weight", Read)];
+pub const SPREAD: Keys = &[("across", Read), ("max_skew", Read), ("min_domains", Read)];
+pub const DEVICE: Keys = &[("count", Read), ("models", Read), ("share", Read)];
+pub const DISRUPTION: Keys = &[("max_unavailable", Read), ("min_available", Read)];
+pub const CANARY: Keys = &[("instances", Read), ("promote", Read)];
 pub const RESOURCES: Keys = &[("limits", Read), ("reservations", Read)];
-pub const LIMIT: Keys = &[("cpus", Read), ("memory", Read), ("pids", Refused(LATER))];
-pub const RESERVATION: Keys =
-    &[("cpus", Read), ("memory", Read), ("devices", Refused(LATER)), ("generic_resources", Refused(LATER))];
+pub const LIMIT: Keys = &[
+    ("cpus", Read),
+    ("memory", Read),
+    ("pids", Ignored("ignored: every container may have 4,096 processes")),
+];
+pub const RESERVATION: Keys = &[
+    ("cpus", Read),
+    ("memory", Read),
+    ("devices", Refused("use x-skein: { devices: { gpu: 1 } } instead")),
+    ("generic_resources", Read),
+];
 pub const RESTART: Keys = &[("condition", Read), ("delay", Read), ("max_attempts", Read), ("window", Read)];
 pub const HEALTHCHECK: Keys = &[
     ("disable", Read),
@@ -252,7 +291,7 @@ pub fn check(entries: &[Entry], path: &str, keys: Keys, report: &mut Report) {
             Some(Ignored(reason)) => report.warn(at, &path, reason),
             Some(Refused(reason)) => report.error(at, &path, reason),
             None if entry.key == "x-skein" => {
-                report.error(at, &path, "this version has no x-skein settings");
+                report.error(at, &path, "x-skein stands in a service: nothing of it is read here");
             }
             None if entry.key.starts_with("x-") => {}
             None => report.error(at, &path, unknown(&entry.key, keys)),

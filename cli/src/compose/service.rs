@@ -3,25 +3,29 @@
 //! Invariant: a spec that is returned without an error in the report passes
 //! [`ServiceSpec::violations`].
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
-use skein_common::service::{ContainerSpec, DEFAULT_STOP_GRACE, HealthTest, Healthcheck, ServiceSpec};
+use skein_common::service::{
+    ContainerSpec, DEFAULT_STOP_GRACE, HealthTest, Healthcheck, RestartCondition, ServiceSpec,
+};
 
 use super::{
     STACK_LABEL, StackService, deploy,
     diagnostic::Report,
-    environment,
+    environment, extension,
     field::{Field, Section},
     keys,
     networks::{self, Networks},
     origin::Origins,
-    ports,
+    ports, process,
     volumes::{self, Volumes},
 };
 
 /// What every service of a file is read with.
 pub struct Surroundings<'a> {
     pub stack: &'a str,
+    /// Names of all services of the files.
+    pub services: &'a BTreeSet<String>,
     pub files: &'a environment::Files<'a>,
     pub volumes: &'a Volumes,
     pub networks: &'a Networks,
@@ -72,6 +76,12 @@ pub fn read(
     if let Some(field) = section.get("deploy") {
         deploy::read(&field, &mut spec, &mut origins, report);
     }
+    restart(&section, &mut spec, report);
+    if let Some(field) = section.get("x-skein") {
+        let own = spec.name.clone();
+        let names = extension::Names { stack: around.stack, services: around.services, own: &own };
+        extension::read(&field, &mut spec, &names, &mut origins, report);
+    }
     if report.errors() == errors_before {
         report_violations(&spec, &origins, report);
     }
@@ -100,7 +110,7 @@ fn container(
     let words = |key: &str, report: &mut Report| {
         section.get(key).and_then(|field| field.words(report)).unwrap_or_default()
     };
-    ContainerSpec {
+    let mut container = ContainerSpec {
         entrypoint: words("entrypoint", report),
         command: words("command", report),
         environment: environment::read(section, around.files, report),
@@ -112,6 +122,37 @@ fn container(
         stop_signal: text("stop_signal", report),
         stop_grace: duration(section, "stop_grace_period", report).unwrap_or(DEFAULT_STOP_GRACE),
         ..ContainerSpec::new(text("image", report))
+    };
+    process::read(section, &mut container, origins, report);
+    container
+}
+
+/// `restart` counts where `deploy.restart_policy` is absent, as it does in `docker stack deploy`.
+fn restart(section: &Section<'_>, spec: &mut ServiceSpec, report: &mut Report) {
+    let Some(field) = section.get("restart") else { return };
+    let has_policy = section
+        .get("deploy")
+        .and_then(|field| field.free_section(&mut Report::default()))
+        .is_some_and(|deploy| deploy.get("restart_policy").is_some());
+    let Some(text) = field.text(report) else { return };
+    let attempts = text.strip_prefix("on-failure:").map(str::parse::<u32>);
+    match (text.as_str(), attempts) {
+        ("no" | "false" | "always" | "unless-stopped" | "on-failure", _) | (_, Some(Ok(_))) if has_policy => {
+            field.warn(report, "ignored: deploy.restart_policy is set");
+        }
+        ("no" | "false", _) => field.warn(
+            report,
+            "ignored, as docker stack deploy does: set deploy.restart_policy.condition: none instead",
+        ),
+        ("always" | "unless-stopped", _) => {}
+        ("on-failure", _) => spec.restart.condition = RestartCondition::OnFailure,
+        (_, Some(Ok(attempts))) => {
+            spec.restart.condition = RestartCondition::OnFailure;
+            spec.restart.max_attempts = Some(attempts).filter(|attempts| *attempts > 0);
+        }
+        _ => {
+            field.error(report, format!("{text:?} is not one of no, always, unless-stopped, on-failure[:N]"));
+        }
     }
 }
 

@@ -2,10 +2,14 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use proptest::prelude::*;
+use proptest::prelude::{Strategy as Generator, prop, prop_assert, proptest};
 use skein_common::{
     Resources,
-    service::{HealthTest, Mode, Mount, MountKind, Protocol, Publish, RestartCondition},
+    placement::{Affinity, Direction, GenericRequest, Strategy, TopologyKey, TopologySpread},
+    service::{
+        Disruption, FailureAction, HealthTest, Mode, Mount, MountKind, PlacementPolicy, Protocol, Publish,
+        RestartCondition, UpdateOrder, UpdatePolicy,
+    },
 };
 
 use super::*;
@@ -223,7 +227,54 @@ const ERRORS_OF_A_SERVICE: &[(&str, &str)] = &[
     ("imgae: x", "4:5: services.web.imgae: unknown key; did you mean image?"),
     ("comand: x", "4:5: services.web.comand: unknown key; did you mean command?"),
     ("deploy:\n  replica: 2", "5:7: services.web.deploy.replica: unknown key; did you mean replicas?"),
-    ("x-skein:\n  priority: 2", "4:5: services.web.x-skein: this version has no x-skein settings"),
+    ("x-skein:\n  priorty: 2", "5:7: services.web.x-skein.priorty: unknown key; did you mean priority?"),
+    (
+        "x-skein: { priority: 101 }",
+        "4:26: services.web.x-skein.priority: expected a whole number from 0 to 100, found \"101\"",
+    ),
+    (
+        "x-skein: { strategy: pack }",
+        "4:26: services.web.x-skein.strategy: \"pack\" is not one of spread, binpack, balanced",
+    ),
+    (
+        "x-skein: { affinity: [{ across: node }] }",
+        "4:27: services.web.x-skein.affinity[0]: service is required: the name of a service, or self",
+    ),
+    (
+        "x-skein: { spread: [zone] }",
+        "4:25: services.web.x-skein.spread[0]: \"zone\" is no part of the cluster: use node, node.pool or \
+             node.labels.NAME",
+    ),
+    (
+        "x-skein: { disruption: { max_unavailable: 1, min_available: 1 } }",
+        "4:28: services.web.x-skein.disruption: expected either max_unavailable or min_available",
+    ),
+    (
+        "x-skein: { devices: { gpu: 1.5 } }",
+        "4:32: services.web.x-skein.devices.gpu: expected whole devices (2), or a share of one (0.5)",
+    ),
+    (
+        "deploy: { update_config: { max_failure_ratio: 1.5 } }",
+        "4:51: services.web.deploy.update_config.max_failure_ratio: expected a part from 0 to 1, such as 0.25, found \
+             \"1.5\"",
+    ),
+    (
+        "deploy: { rollback_config: { failure_action: rollback } }",
+        "4:50: services.web.deploy.rollback_config.failure_action: a rollback cannot be rolled back: use pause or \
+             continue",
+    ),
+    (
+        "deploy: { placement: { preferences: [node.labels.zone] } }",
+        "4:42: services.web.deploy.placement.preferences[0]: expected a map of keys and values, found \
+             \"node.labels.zone\"",
+    ),
+    ("ulimits: { nofile: { soft: 1 } }", "4:24: services.web.ulimits.nofile: soft and hard are required"),
+    ("extra_hosts: [db]", "4:19: services.web.extra_hosts[0]: \"db\" is not NAME:ADDRESS"),
+    ("dns: resolver", "4:10: services.web.dns: \"resolver\" is not an address"),
+    (
+        "restart: sometimes",
+        "4:14: services.web.restart: \"sometimes\" is not one of no, always, unless-stopped, on-failure[:N]",
+    ),
     ("image: other", "4:5: services.web.image: given twice; the first is on line 3"),
     ("command: [a, {b: c}]", "4:18: services.web.command[1]: expected text, found a map"),
     ("command: echo 'open", "4:14: services.web.command: a quote or an escape is not closed"),
@@ -247,10 +298,9 @@ const ERRORS_OF_A_SERVICE: &[(&str, &str)] = &[
         "4:44: services.web.deploy.restart_policy.condition: \"always\" is not one of any, on-failure, none",
     ),
     (
-        "deploy: { placement: { constraints: [node.role == manager] } }",
-        "4:42: services.web.deploy.placement.constraints[0]: \"node.role\" is unknown: use node.id, node.name, \
-             node.hostname, node.address, node.platform.os, node.platform.arch, node.pool or node.labels.NAME; masters \
-             run no services, so every node is a worker",
+        "deploy: { placement: { constraints: [node.colour == red] } }",
+        "4:42: services.web.deploy.placement.constraints[0]: \"node.colour\" is unknown: use node.id, node.name, \
+             node.hostname, node.address, node.platform.os, node.platform.arch, node.pool or node.labels.NAME",
     ),
     (
         "deploy: { labels: { skein.stack: x } }",
@@ -287,8 +337,7 @@ const ERRORS_OF_A_SERVICE: &[(&str, &str)] = &[
         "4:26: services.web.healthcheck.test: expected [CMD, program, argument...], [CMD-SHELL, line], [NONE] \
              or one line of text",
     ),
-    ("cap_add: [NET_ADMIN]", "4:5: services.web.cap_add: not supported yet"),
-    ("read_only: true", "4:5: services.web.read_only: not supported yet"),
+    ("pids_limit: 5", "4:5: services.web.pids_limit: not supported yet"),
     (
         "networks: [back]",
         "4:16: services.web.networks[0]: the network back is not declared under the top-level networks",
@@ -375,13 +424,12 @@ fn all_errors_at_once() {
 
 #[test]
 fn warnings_are_given_once_with_all_lines() {
-    let text = "services:\n  a:\n    image: x\n    restart: always\n    build: .\n  b:\n    image: x\n    restart: always\n  \
-                c:\n    image: x\n    restart: always\n    privileged: false\n    networks: [default]\nnetworks:\n  \
+    let text = "services:\n  a:\n    image: x\n    devices: [a]\n    build: .\n  b:\n    image: x\n    devices: [a]\n  \
+                c:\n    image: x\n    devices: [a]\n    privileged: false\n    networks: [default]\nnetworks:\n  \
                 default:\n  back: { driver: overlay }\n";
     assert_eq!(
         findings(text),
-        "4:5: warning: services.a.restart: ignored: set deploy.restart_policy instead (the default restarts always) \
-         (also lines 8, 11)\n\
+        "4:5: warning: services.a.devices: ignored, as docker stack deploy does (also lines 8, 11)\n\
          5:5: warning: services.a.build: ignored: images are built beforehand, as for docker stack deploy\n\
          15:3: warning: networks.default: ignored: all services share one flat network\n\
          16:3: warning: networks.back: ignored: all services share one flat network"
@@ -467,6 +515,117 @@ fn volumes_take_their_name_on_the_node() {
 }
 
 #[test]
+fn process_settings() {
+    let body = "hostname: '{{.Node.Hostname}}'\ninit: true\nread_only: true\ntty: yes\ncap_add: [NET_ADMIN]\n\
+                cap_drop: [ALL]\ngroup_add: [7, staff]\nextra_hosts: ['db:10.0.0.1', 'v6=[::1]']\ndns: 1.1.1.1\n\
+                dns_search: [a, b]\nsysctls: { net.core.somaxconn: 1024 }\nulimits: { nproc: 65535, nofile: { soft: 1, \
+                hard: 2 } }\n";
+    let container = only(body).container;
+    assert_eq!(container.hostname, "{{.Node.Hostname}}");
+    assert!(container.init && container.read_only && container.tty && !container.stdin_open);
+    assert_eq!(
+        (container.cap_add, container.cap_drop),
+        (vec!["NET_ADMIN".to_owned()], vec!["ALL".to_owned()])
+    );
+    assert_eq!(container.groups, ["7", "staff"]);
+    assert_eq!(container.extra_hosts, ["db:10.0.0.1", "v6:::1"]);
+    assert_eq!((container.dns, container.dns_search.len()), (vec!["1.1.1.1".to_owned()], 2));
+    assert_eq!(container.sysctls.get("net.core.somaxconn").map(String::as_str), Some("1024"));
+    let limits: Vec<_> = container.ulimits.iter().map(|l| (l.name.as_str(), l.soft, l.hard)).collect();
+    assert_eq!(limits, [("nofile", 1, 2), ("nproc", 65535, 65535)]);
+}
+
+#[test]
+fn restart_counts_without_a_policy() {
+    for (text, condition, attempts) in [
+        ("always", RestartCondition::Any, None),
+        ("unless-stopped", RestartCondition::Any, None),
+        ("on-failure", RestartCondition::OnFailure, None),
+        ("on-failure:3", RestartCondition::OnFailure, Some(3)),
+        ("'no'", RestartCondition::Any, None),
+    ] {
+        let restart = only(&format!("restart: {text}")).restart;
+        assert_eq!((restart.condition, restart.max_attempts), (condition, attempts), "{text}");
+    }
+    let both = "restart: on-failure\ndeploy: { restart_policy: { condition: none } }";
+    assert_eq!(only(both).restart.condition, RestartCondition::None);
+    assert!(findings(&web(both)).ends_with("ignored: deploy.restart_policy is set"));
+}
+
+#[test]
+fn rollouts_and_placement() {
+    let body = "deploy:\n  update_config: { parallelism: 0, order: start-first, delay: 10s, monitor: 0s, \
+                max_failure_ratio: 0.25, failure_action: rollback }\n  rollback_config: { order: stop-first }\n  placement:\n    \
+                constraints: [node.role == manager, 'engine.labels.disk == ssd']\n    preferences: [{ spread: \
+                node.labels.zone }]\n    max_replicas_per_node: 2\n  resources: { reservations: { generic_resources: [{ \
+                discrete_resource_spec: { kind: GPU, value: 2 } }] } }\n";
+    let spec = only(body);
+    let update = spec.update;
+    assert_eq!((update.parallelism, update.order), (0, UpdateOrder::StartFirst));
+    assert_eq!((update.delay, update.monitor), (Duration::from_secs(10), Duration::from_secs(5)));
+    assert_eq!((update.max_failure_permille, update.failure_action), (250, FailureAction::Rollback));
+    assert_eq!(spec.rollback, Some(UpdatePolicy::default()));
+    let placement = spec.placement;
+    assert_eq!(
+        placement.constraints.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["node.labels.disk == ssd"]
+    );
+    assert_eq!(placement.preferences, [TopologyKey::Label("zone".to_owned())]);
+    assert_eq!(placement.max_replicas_per_node, Some(2));
+    assert_eq!(
+        placement.generic.iter().map(|g| (g.name.as_str(), g.count, g.millis)).collect::<Vec<_>>(),
+        [("gpu", 2, 1000)]
+    );
+}
+
+#[test]
+fn the_extension() {
+    let body = "deploy: { update_config: { parallelism: 3 } }\nx-skein:\n  priority: 80\n  strategy: binpack\n  affinity: \
+                [web, { service: other_db, across: node.labels.zone, weight: 20 }]\n  anti_affinity: self\n  spread:\n    - \
+                node.labels.zone\n    - { across: node, max_skew: 2, min_domains: 3 }\n  tolerations: gpu\n  devices: { gpu: \
+                0.25, fpga: { count: 2, models: [a] } }\n  disruption: { min_available: 1 }\n  canary: { instances: 2, \
+                promote: auto }\n  progress_deadline: 2m\n";
+    let spec = only(body);
+    let zone = TopologyKey::Label("zone".to_owned());
+    let affinity = |service: &str, key: &TopologyKey, direction, weight| Affinity {
+        service: service.to_owned(),
+        key: key.clone(),
+        direction,
+        weight,
+    };
+    let expected = PlacementPolicy {
+        priority: 80,
+        strategy: Some(Strategy::Binpack),
+        affinities: vec![
+            affinity("shop_web", &TopologyKey::Node, Direction::Near, None),
+            affinity("other_db", &zone, Direction::Near, Some(20)),
+            affinity("shop_web", &TopologyKey::Node, Direction::Away, None),
+        ],
+        spread: vec![
+            TopologySpread { key: zone, max_skew: 1, min_domains: 0 },
+            TopologySpread { key: TopologyKey::Node, max_skew: 2, min_domains: 3 },
+        ],
+        tolerations: vec!["gpu".to_owned()],
+        generic: vec![
+            GenericRequest { name: "gpu".to_owned(), count: 1, millis: 250, models: Vec::new() },
+            GenericRequest { name: "fpga".to_owned(), count: 2, millis: 1000, models: vec!["a".to_owned()] },
+        ],
+        ..PlacementPolicy::default()
+    };
+    assert_eq!(spec.placement, expected);
+    assert_eq!(spec.disruption, Some(Disruption::MinAvailable(1)));
+    let update = UpdatePolicy {
+        parallelism: 3,
+        canary: 2,
+        auto_promote: true,
+        progress_deadline: Duration::from_secs(120),
+        ..UpdatePolicy::default()
+    };
+    assert_eq!(spec.update, update);
+    assert_eq!(only("x-skein: { canary: 1, disruption: { max_unavailable: 2 } }").update.canary, 1);
+}
+
+#[test]
 fn no_billion_laughs() {
     let mut text = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
     for level in 1..12 {
@@ -539,7 +698,7 @@ fn what_is_shown_reads_as_the_same() {
 }
 
 /// Pieces that Compose files are made of, to reach deeper than arbitrary text would.
-fn yamlish() -> impl Strategy<Value = String> {
+fn yamlish() -> impl Generator<Value = String> {
     let word = prop::sample::select(vec![
         "services",
         "web",

@@ -65,7 +65,7 @@ pub fn mounts(
         };
         found.extend(mount.map(|mount| (mount, item.path.clone(), item.node.at)));
     }
-    for item in section.get("tmpfs").and_then(|field| field.one_or_more(report)).unwrap_or_default() {
+    for item in section.get("tmpfs").map(|field| field.one_or_more()).unwrap_or_default() {
         found.extend(tmpfs(&item, report).map(|mount| (mount, item.path.clone(), item.node.at)));
     }
     for (position, (_, path, at)) in found.iter().enumerate() {
