@@ -137,6 +137,13 @@ impl PlacementPolicy {
     }
 }
 
+impl Affinity {
+    #[must_use]
+    pub fn is_required_away(&self) -> bool {
+        self.direction == Direction::Away && self.weight.is_none()
+    }
+}
+
 impl FromStr for TopologyKey {
     type Err = ParseTopologyKeyError;
 

@@ -125,11 +125,12 @@ fn check_index(state: &ClusterState, broken: &mut Vec<Broken>) {
         ("services_by_name", kept.services_by_name == told.services_by_name),
         ("nodes_by_name", kept.nodes_by_name == told.nodes_by_name),
         ("ingress_ports", kept.ingress_ports == told.ingress_ports),
+        ("repelling", kept.repelling == told.repelling),
         ("spec_users", kept.spec_users == told.spec_users),
         ("slots", kept.slots == told.slots),
         ("on_node", kept.on_node == told.on_node),
         ("pending", kept.pending == told.pending),
-        ("reserved", kept.reserved == told.reserved),
+        ("occupancy", kept.occupancy == told.occupancy),
         ("host_ports", kept.host_ports == told.host_ports),
         ("requests_by_time", kept.requests_by_time == told.requests_by_time),
     ] {
@@ -149,6 +150,9 @@ fn recompute(state: &ClusterState) -> Index {
         ..Index::default()
     };
     for service in state.services() {
+        for rule in service.spec.placement.affinities.iter().filter(|rule| rule.is_required_away()) {
+            index.repelling.entry(rule.service.clone()).or_default().insert(service.id);
+        }
         for port in &service.spec.ports {
             if let Publish::Ingress { port: Some(number) } = port.publish {
                 index.ingress_ports.insert((port.protocol, number), service.id);
@@ -162,10 +166,9 @@ fn recompute(state: &ClusterState) -> Index {
         }
         let Some(node) = instance.occupies() else { continue };
         let reservation = state.spec_of(instance).map_or(Resources::ZERO, |spec| spec.resources.reservation);
-        if reservation != Resources::ZERO {
-            let sum = index.reserved.entry(node).or_default();
-            *sum = sum.saturating_add(reservation);
-        }
+        let occupancy = index.occupancy.entry(node).or_default();
+        occupancy.reserved = occupancy.reserved.saturating_add(reservation);
+        occupancy.instances += 1;
         let Some(node) = state.node(node) else { continue };
         for port in &instance.ports {
             let used = index.host_ports.entry(node.description.address.clone()).or_default();

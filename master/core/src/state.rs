@@ -51,6 +51,8 @@ pub(crate) struct Index {
     pub(crate) nodes_by_name: OrdMap<String, NodeId>,
     /// Published ports that every node's balancer listens on.
     pub(crate) ingress_ports: OrdMap<(Protocol, u16), ServiceId>,
+    /// Services that must be away from the one with this name.
+    pub(crate) repelling: OrdMap<String, OrdSet<ServiceId>>,
     /// Instances that run each spec.
     pub(crate) spec_users: OrdMap<(ServiceId, Generation), u64>,
     /// Every instance under its service and slot.
@@ -59,12 +61,19 @@ pub(crate) struct Index {
     pub(crate) on_node: OrdSet<(NodeId, InstanceId)>,
     /// Wanted and not placed.
     pub(crate) pending: OrdSet<InstanceId>,
-    /// Sum of the reservations of instances that occupy the node; no entry = nothing.
-    pub(crate) reserved: OrdMap<NodeId, Resources>,
+    /// What instances use of each node; no entry = nothing.
+    pub(crate) occupancy: OrdMap<NodeId, Occupancy>,
     /// Host ports in use, by node *address*: nodes on one machine share its ports.
     pub(crate) host_ports: OrdMap<String, OrdSet<(Protocol, u16, InstanceId)>>,
     /// Eviction order of `requests`.
     pub(crate) requests_by_time: OrdSet<(Timestamp, String)>,
+}
+
+/// Instances that occupy a node, and the sum of their reservations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Occupancy {
+    pub reserved: Resources,
+    pub instances: u32,
 }
 
 /// A service as it is kept.

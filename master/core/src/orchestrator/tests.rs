@@ -112,7 +112,7 @@ fn pending_says_why_and_is_placed_when_room_appears() {
     let service = cluster.create(reserving(spec("big"), 0, 9 * GIB));
     cluster.plan_out();
     let pending = in_slot(&cluster, service, 1);
-    assert_eq!(pending.explanation, "3 nodes: 2 insufficient memory, 1 drained");
+    assert_eq!(pending.explanation, "3 nodes: 2 insufficient memory, 1 drained; largest node has 8.0 GiB of memory");
     let mut large = node("n4");
     large.capacity.memory_bytes = 16 * GIB;
     cluster.add_node(large);

@@ -2,62 +2,67 @@
 //! can say why (`explain`).
 //!
 //! Invariant: a filter looks at one node and one need; the first that refuses is the reason told.
+//! Deliberately not here: rules between nodes (`topology`).
 
 use std::fmt;
 
 use skein_common::{
-    Resources,
     constraint::Constraint,
     node::{Availability, Liveness},
+    placement::TopologyKey,
     resources::ResourceKind,
-    service::{PortSpec, Protocol, Publish, ServiceSpec},
+    service::{Protocol, Publish},
 };
 
-use super::{Room, ports::PortBook};
-
-/// What the instances of a group ask of a node.
-pub(super) struct Need<'a> {
-    pub(super) reservation: Resources,
-    pub(super) constraints: &'a [Constraint],
-    pub(super) ports: &'a [PortSpec],
-}
+use super::{device::Names, fleet::Room, need::Need, ports::PortBook};
 
 /// Why a node cannot take an instance; the order is the order in which equally frequent reasons
 /// are told.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Refusal {
     Insufficient(ResourceKind),
+    Generic(String),
     PortInUse { port: u16, protocol: Protocol },
     NoFreePort,
+    ReplicasPerNode(u32),
+    Skew(TopologyKey),
+    NoLabel(TopologyKey),
+    NotNear(String),
+    NotAway(String),
     Constraint(String),
+    Exclusive(String),
     Drained,
     Paused,
     Unknown,
     Down,
 }
 
-type Filter = fn(&Room<'_>, &Need<'_>, &PortBook<'_>) -> Option<Refusal>;
-
-/// What a placement elsewhere in the same pass cannot change, cheapest first.
-const STANDING: [Filter; 3] = [liveness, availability, constraints];
-/// What fills up while a group is placed.
-const FILLING: [Filter; 2] = [resources, host_ports];
-
-/// The first reason against this node.
-pub(super) fn refusal(room: &Room<'_>, need: &Need<'_>, ports: &PortBook<'_>) -> Option<Refusal> {
-    STANDING.iter().chain(&FILLING).find_map(|filter| filter(room, need, ports))
+/// What a placement elsewhere in the same pass cannot change.
+pub(super) fn standing(room: &Room<'_>, need: &Need<'_>) -> Option<Refusal> {
+    liveness(room)
+        .or_else(|| availability(room))
+        .or_else(|| exclusive(room, need))
+        .or_else(|| constraints(room, need))
 }
 
-/// The same for a node that passed all filters earlier in this pass.
-pub(super) fn refusal_when_filling(
+/// What fills up while a group is placed.
+pub(super) fn filling(
     room: &Room<'_>,
     need: &Need<'_>,
     ports: &PortBook<'_>,
+    names: &Names,
 ) -> Option<Refusal> {
-    FILLING.iter().find_map(|filter| filter(room, need, ports))
+    resources(room, need).or_else(|| generic(room, need, names)).or_else(|| host_ports(room, need, ports))
 }
 
-fn liveness(room: &Room<'_>, _: &Need<'_>, _: &PortBook<'_>) -> Option<Refusal> {
+/// Whether [`filling`] refuses nothing.
+pub(super) fn has_room(room: &Room<'_>, need: &Need<'_>, ports: &PortBook<'_>) -> bool {
+    resources(room, need).is_none()
+        && need.asks.iter().all(|ask| room.bank(ask.name).is_some_and(|bank| bank.fits(ask)))
+        && (need.ports.is_empty() || host_ports(room, need, ports).is_none())
+}
+
+fn liveness(room: &Room<'_>) -> Option<Refusal> {
     match room.node.liveness {
         Liveness::Ready => None,
         Liveness::Unknown => Some(Refusal::Unknown),
@@ -65,7 +70,7 @@ fn liveness(room: &Room<'_>, _: &Need<'_>, _: &PortBook<'_>) -> Option<Refusal> 
     }
 }
 
-fn availability(room: &Room<'_>, _: &Need<'_>, _: &PortBook<'_>) -> Option<Refusal> {
+fn availability(room: &Room<'_>) -> Option<Refusal> {
     match room.node.availability {
         Availability::Active => None,
         Availability::Paused => Some(Refusal::Paused),
@@ -73,16 +78,26 @@ fn availability(room: &Room<'_>, _: &Need<'_>, _: &PortBook<'_>) -> Option<Refus
     }
 }
 
-fn constraints(room: &Room<'_>, need: &Need<'_>, _: &PortBook<'_>) -> Option<Refusal> {
+fn exclusive(room: &Room<'_>, need: &Need<'_>) -> Option<Refusal> {
+    need.excluded_by(room).map(|value| Refusal::Exclusive(value.to_owned()))
+}
+
+fn constraints(room: &Room<'_>, need: &Need<'_>) -> Option<Refusal> {
     if room.node.satisfies(need.constraints) {
         return None;
     }
-    let failing = need.constraints.iter().find(|constraint| !room.node.satisfies([*constraint]));
+    let fails = |constraint: &&Constraint| !room.node.satisfies([*constraint]);
+    let failing = need.constraints.iter().find(fails);
     Some(Refusal::Constraint(failing.map(ToString::to_string).unwrap_or_default()))
 }
 
-fn resources(room: &Room<'_>, need: &Need<'_>, _: &PortBook<'_>) -> Option<Refusal> {
+fn resources(room: &Room<'_>, need: &Need<'_>) -> Option<Refusal> {
     room.free().lacking(need.reservation).map(Refusal::Insufficient)
+}
+
+fn generic(room: &Room<'_>, need: &Need<'_>, names: &Names) -> Option<Refusal> {
+    let lacks = need.asks.iter().find(|ask| !room.bank(ask.name).is_some_and(|bank| bank.fits(ask)))?;
+    Some(Refusal::Generic(names.text(lacks.name).to_owned()))
 }
 
 fn host_ports(room: &Room<'_>, need: &Need<'_>, ports: &PortBook<'_>) -> Option<Refusal> {
@@ -96,23 +111,20 @@ fn host_ports(room: &Room<'_>, need: &Need<'_>, ports: &PortBook<'_>) -> Option<
     fixed.or_else(|| (!ports.has_dynamic(address, need.ports)).then_some(Refusal::NoFreePort))
 }
 
-impl<'a> Need<'a> {
-    pub(super) fn of(spec: &'a ServiceSpec) -> Self {
-        Self {
-            reservation: spec.resources.reservation,
-            constraints: &spec.placement.constraints,
-            ports: &spec.ports,
-        }
-    }
-}
-
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Insufficient(kind) => write!(f, "insufficient {kind}"),
+            Self::Generic(name) => write!(f, "insufficient {name}"),
             Self::PortInUse { port, protocol } => write!(f, "host port {port}/{protocol} in use"),
             Self::NoFreePort => f.write_str("no free dynamic host port"),
+            Self::ReplicasPerNode(most) => write!(f, "already {most} of the service"),
+            Self::Skew(key) => write!(f, "too many of the service in the same {key}"),
+            Self::NoLabel(key) => write!(f, "without {key}"),
+            Self::NotNear(service) => write!(f, "not near {service}"),
+            Self::NotAway(service) => write!(f, "not away from {service}"),
             Self::Constraint(text) => write!(f, "not {text}"),
+            Self::Exclusive(value) => write!(f, "exclusive to {value}"),
             Self::Drained => f.write_str("drained"),
             Self::Paused => f.write_str("paused"),
             Self::Unknown => f.write_str("not heard lately"),

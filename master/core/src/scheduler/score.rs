@@ -1,32 +1,79 @@
-//! Which of the nodes that may take an instance is best: spread.
+//! Which of the nodes that may take an instance is best.
 //!
-//! Invariant: whole numbers only, compared field by field: a higher rule decides, a lower one
-//! breaks ties. (Where the slot failed lately is weighed by the chooser, it differs by instance.)
+//! `score = ω₁·priority + ω₂·resources + ω₃·constraints`: the priority is the instance's own, the
+//! same on every node, and orders the queue; so between nodes the other two terms decide. The
+//! weights are exponentially apart: what the user wished for comes before the cluster's taste.
+//!
+//! Invariant: floats live here only, and equal input gives equal floats; ties go to the node with
+//! fewer instances, then to the lower id. (Where the slot failed lately is weighed before.)
 
-use super::Room;
+use std::cmp::Ordering;
+
+use skein_common::placement::Strategy;
+
+use super::fleet::Fleet;
+
+/// ω₁, ω₂ and ω₃.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Weights {
+    pub priority: f64,
+    pub resources: f64,
+    pub constraints: f64,
+}
+
+impl Default for Weights {
+    fn default() -> Self {
+        Self { priority: 1e12, resources: 1.0, constraints: 1e6 }
+    }
+}
 
 /// Smaller is better.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Score {
-    /// Instances of the same service.
-    same: u32,
-    /// Of the scarcer resource, in thousandths.
-    reserved_permille: u32,
-    instances: u32,
+    pub(super) cost: f64,
+    pub(super) instances: u32,
 }
 
-impl Score {
-    pub(super) fn of(room: &Room<'_>) -> Self {
-        let cpu = permille(room.reserved.cpu_millis, room.allocatable.cpu_millis);
-        let memory = permille(room.reserved.memory_bytes, room.allocatable.memory_bytes);
-        Self { same: room.same, reserved_permille: cpu.max(memory), instances: room.instances }
+impl Eq for Score {}
+
+impl PartialOrd for Score {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
     }
 }
 
-fn permille(part: u64, whole: u64) -> u32 {
-    if part == 0 {
-        return 0;
+impl Ord for Score {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.cost.total_cmp(&other.cost).then(self.instances.cmp(&other.instances))
     }
-    let value = u128::from(part) * 1000 / u128::from(whole.max(1));
-    u32::try_from(value).unwrap_or(u32::MAX)
+}
+
+/// What taking a node costs under a strategy.
+#[derive(Clone, Copy)]
+pub(super) enum Price<'f> {
+    Spread {
+        same: &'f [u32],
+        load: &'f [f64],
+    },
+    /// Known for each position.
+    Column(&'f [f64]),
+}
+
+impl<'f> Price<'f> {
+    /// `balanced`: of the class that is being placed.
+    pub(super) fn of(strategy: Strategy, fleet: &'f Fleet<'_>, balanced: &'f [f64]) -> Self {
+        match strategy {
+            Strategy::Spread => Self::Spread { same: &fleet.same, load: &fleet.load },
+            Strategy::Binpack => Self::Column(&fleet.slack),
+            Strategy::Balanced => Self::Column(balanced),
+        }
+    }
+
+    pub(super) fn at(self, position: usize) -> f64 {
+        match self {
+            // The load is below one whole instance, so the number of the service's own decides first.
+            Self::Spread { same, load } => f64::from(same[position]) + load[position],
+            Self::Column(costs) => costs.get(position).copied().unwrap_or(f64::INFINITY),
+        }
+    }
 }

@@ -38,9 +38,13 @@ fn each_filter_explains_itself() {
     let nothing: Prepare = |_| {};
     for (prepare, asked, then) in [
         (nothing, spec("web"), "n1"),
-        (nothing, reserving(spec("web"), 4_001, 0), "1 node: 1 insufficient cpu"),
+        (nothing, reserving(spec("web"), 4_001, 0), "1 node: 1 insufficient cpu; largest node has 4 cores"),
         (nothing, reserving(spec("web"), 4_000, 8 * GIB), "n1"),
-        (nothing, reserving(spec("web"), 0, 9 * GIB), "1 node: 1 insufficient memory"),
+        (
+            nothing,
+            reserving(spec("web"), 0, 9 * GIB),
+            "1 node: 1 insufficient memory; largest node has 8.0 GiB of memory",
+        ),
         (nothing, constrained("node.labels.zone == a"), "1 node: 1 not node.labels.zone == a"),
         (nothing, constrained("node.name == n1"), "n1"),
         (|c| c.judge(c.node("n1"), Liveness::Down), spec("web"), "1 node: 1 down"),
@@ -75,7 +79,10 @@ fn reasons_are_counted_most_frequent_first() {
     let mut cluster = Cluster::new(4);
     cluster.set_availability(cluster.node("n4"), Availability::Drained);
     let decisions = place(&cluster, &reserving(spec("web"), 0, 9 * GIB), items(2));
-    assert_eq!(chosen(&cluster, &decisions), ["4 nodes: 3 insufficient memory, 1 drained"; 2]);
+    assert_eq!(
+        chosen(&cluster, &decisions),
+        ["4 nodes: 3 insufficient memory, 1 drained; largest node has 8.0 GiB of memory"; 2]
+    );
 }
 
 #[test]

@@ -14,7 +14,7 @@ use skein_common::{
     service::{Generation, Protocol, Publish, ServiceSpec},
 };
 
-use super::{ClusterState, Index, RecordedRequest, Service};
+use super::{ClusterState, Index, Occupancy, RecordedRequest, Service};
 
 /// What the indexes know of an instance beyond its identity.
 #[derive(PartialEq)]
@@ -41,6 +41,12 @@ fn ingress_ports(spec: &ServiceSpec) -> impl Iterator<Item = (Protocol, u16)> {
     })
 }
 
+/// Names of the services that this one must be away from.
+fn repelled(spec: &ServiceSpec) -> impl Iterator<Item = &str> {
+    let away = spec.placement.affinities.iter().filter(|affinity| affinity.is_required_away());
+    away.map(|affinity| affinity.service.as_str())
+}
+
 impl ClusterState {
     pub(crate) fn put_service(&mut self, service: Arc<Service>) {
         if let Some(before) = self.services.get(&service.id).cloned() {
@@ -49,6 +55,9 @@ impl ClusterState {
         self.index.services_by_name.insert(service.spec.name.clone(), service.id);
         for port in ingress_ports(&service.spec) {
             self.index.ingress_ports.insert(port, service.id);
+        }
+        for name in repelled(&service.spec) {
+            self.index.repelling.entry(name.to_owned()).or_default().insert(service.id);
         }
         self.specs.insert((service.id, service.generation), service.spec.clone());
         let before = self.services.insert(service.id, service.clone());
@@ -66,6 +75,9 @@ impl ClusterState {
 
     fn unindex_service(&mut self, service: &Service) {
         self.index.services_by_name.remove(&service.spec.name);
+        for name in repelled(&service.spec) {
+            self.index.stop_repelling(name, service.id);
+        }
         for port in ingress_ports(&service.spec) {
             if self.index.ingress_ports.get(&port) == Some(&service.id) {
                 self.index.ingress_ports.remove(&port);
@@ -137,8 +149,10 @@ impl ClusterState {
             self.index.on_node.insert((node, instance.id));
         }
         if let Some(node) = print.occupies {
-            let sum = self.reserved(node).saturating_add(self.reservation(instance));
-            self.index.set_reserved(node, sum);
+            let before = self.occupancy(node);
+            let reserved = before.reserved.saturating_add(self.reservation(instance));
+            let instances = before.instances.saturating_add(1);
+            self.index.set_occupancy(node, Occupancy { reserved, instances });
             if let Some(node) = self.nodes.get(&node) {
                 self.index.take_ports(&node.description.address, instance.id, &instance.ports);
             }
@@ -155,8 +169,10 @@ impl ClusterState {
             self.index.on_node.remove(&(node, instance.id));
         }
         if let Some(node) = print.occupies {
-            let sum = self.reserved(node).saturating_sub(self.reservation(instance));
-            self.index.set_reserved(node, sum);
+            let before = self.occupancy(node);
+            let reserved = before.reserved.saturating_sub(self.reservation(instance));
+            let instances = before.instances.saturating_sub(1);
+            self.index.set_occupancy(node, Occupancy { reserved, instances });
             if let Some(node) = self.nodes.get(&node) {
                 self.index.release_ports(&node.description.address, instance.id, &instance.ports);
             }
@@ -201,11 +217,19 @@ impl ClusterState {
 }
 
 impl Index {
-    fn set_reserved(&mut self, node: NodeId, sum: Resources) {
-        if sum == Resources::ZERO {
-            self.reserved.remove(&node);
+    fn stop_repelling(&mut self, name: &str, service: ServiceId) {
+        let Some(services) = self.repelling.get_mut(name) else { return };
+        services.remove(&service);
+        if OrdSet::is_empty(services) {
+            self.repelling.remove(name);
+        }
+    }
+
+    fn set_occupancy(&mut self, node: NodeId, occupancy: Occupancy) {
+        if occupancy == Occupancy::default() {
+            self.occupancy.remove(&node);
         } else {
-            self.reserved.insert(node, sum);
+            self.occupancy.insert(node, occupancy);
         }
     }
 

@@ -9,10 +9,11 @@ use skein_common::{
     event::Event,
     instance::{Instance, Slot},
     node::Node,
+    placement::Affinity,
     service::{Generation, Protocol, ServiceSpec},
 };
 
-use super::{ClusterState, RecordedRequest, Service};
+use super::{ClusterState, Occupancy, RecordedRequest, Service};
 
 impl ClusterState {
     /// `None` until the cluster is formed.
@@ -51,6 +52,19 @@ impl ClusterState {
     #[must_use]
     pub fn ingress_owner(&self, protocol: Protocol, port: u16) -> Option<ServiceId> {
         self.index.ingress_ports.get(&(protocol, port)).copied()
+    }
+
+    /// The other services that must be away from this one, and by which rule.
+    pub(crate) fn repelled_by(&self, name: &str, service: ServiceId) -> Vec<(&Arc<Service>, &Affinity)> {
+        let others = self.index.repelling.get(name).into_iter().flatten().filter(|other| **other != service);
+        let others = others.filter_map(|other| self.services.get(other));
+        let mut found = Vec::new();
+        for other in others {
+            let rules = other.spec.placement.affinities.iter();
+            let rules = rules.filter(|rule| rule.service == name && rule.is_required_away());
+            found.extend(rules.map(|rule| (other, rule)));
+        }
+        found
     }
 
     /// A spec that the service holds now, or that one of its instances still runs.
@@ -141,7 +155,13 @@ impl ClusterState {
     /// Sum of the reservations of everything that occupies the node.
     #[must_use]
     pub fn reserved(&self, node: NodeId) -> Resources {
-        self.index.reserved.get(&node).copied().unwrap_or(Resources::ZERO)
+        self.occupancy(node).reserved
+    }
+
+    /// The same, and how many they are.
+    #[must_use]
+    pub fn occupancy(&self, node: NodeId) -> Occupancy {
+        self.index.occupancy.get(&node).copied().unwrap_or_default()
     }
 
     /// Host ports in use on all nodes with this address.

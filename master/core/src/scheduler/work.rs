@@ -1,0 +1,115 @@
+//! One group being placed: its need, the nodes that pass what does not change, its rules.
+
+use std::rc::Rc;
+
+use skein_common::{Resources, ServiceId, placement::Strategy};
+
+use super::{
+    Group, Scheduler,
+    device::Ask,
+    filter,
+    fragment::Mix,
+    need::Need,
+    topology::{Presence, Topology},
+};
+
+pub(super) struct Work<'a> {
+    pub(super) service: ServiceId,
+    pub(super) need: Need<'a>,
+    /// Positions that pass the standing filters, in order.
+    pub(super) eligible: Rc<Vec<u32>>,
+    pub(super) topology: Topology,
+    pub(super) class: ClassKey,
+}
+
+/// Needs that cost the same everywhere under `balanced`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub(super) struct ClassKey {
+    cpu_millis: u64,
+    memory_bytes: u64,
+    asks: Vec<Ask>,
+}
+
+/// Costs of one class on every node, brought up to date by what has changed since.
+#[derive(Default)]
+pub(super) struct Costs {
+    values: Vec<f64>,
+    /// How many of the fleet's changes are in `values`.
+    seen: usize,
+}
+
+/// Classes kept; beyond it all are computed anew.
+const MOST_COSTS: usize = 512;
+
+impl Costs {
+    pub(super) fn values(&self) -> &[f64] {
+        &self.values
+    }
+}
+
+impl<'a> Scheduler<'a> {
+    pub(super) fn work(&mut self, group: &Group<'a>) -> Work<'a> {
+        let need = Need::of(group.spec, self.strategy, &mut self.fleet.names);
+        let presence = Presence { state: self.state, placed: &self.placed };
+        let own = self.state.instances_of(group.service).filter_map(|instance| instance.occupies());
+        let known: Vec<_> = own.filter_map(|node| self.fleet.position(node)).collect();
+        let now = presence.placed.get(&group.service).into_iter().flatten().copied();
+        self.fleet.count_same(known.into_iter().chain(now));
+        let key = need.standing_key();
+        let eligible = match self.standing.get(&key) {
+            Some(known) => Rc::clone(known),
+            None => {
+                let rooms = (0u32..).zip(&self.fleet.rooms);
+                let passing = rooms.filter(|(_, room)| filter::standing(room, &need).is_none());
+                let passing = Rc::new(passing.map(|(position, _)| position).collect::<Vec<_>>());
+                self.standing.insert(key, Rc::clone(&passing));
+                passing
+            }
+        };
+        let name = &group.spec.name;
+        let topology = Topology::of(&need, group.service, name, &presence, &mut self.fleet, &eligible);
+        let class = match need.strategy {
+            Strategy::Balanced => ClassKey::of(need.reservation, &need.asks),
+            Strategy::Spread | Strategy::Binpack => ClassKey::default(),
+        };
+        Work { service: group.service, need, eligible, topology, class }
+    }
+
+    /// Brings the costs of the work's class up to date.
+    pub(super) fn refresh_costs(&mut self, work: &Work<'_>) {
+        if self.mix.is_none() {
+            let specs = self
+                .state
+                .services()
+                .map(|service| (service.spec.as_ref(), service.spec.replicas().map_or(1, u64::from)));
+            self.mix = Some(Mix::of(specs, &mut self.fleet.names));
+        }
+        let Some(mix) = &self.mix else { return };
+        if self.costs.len() >= MOST_COSTS && !self.costs.contains_key(&work.class) {
+            self.costs.clear();
+        }
+        let costs = self.costs.entry(work.class.clone()).or_default();
+        let changed = self.fleet.changed.len();
+        if costs.values.is_empty() || changed - costs.seen > costs.values.len() {
+            costs.values.clear();
+            let all = 0..self.fleet.rooms.len();
+            costs.values.extend(all.map(|position| self.fleet.balanced_cost(mix, &work.need, position)));
+        } else {
+            for position in &self.fleet.changed[costs.seen..] {
+                let position = *position as usize;
+                costs.values[position] = self.fleet.balanced_cost(mix, &work.need, position);
+            }
+        }
+        costs.seen = changed;
+    }
+}
+
+impl ClassKey {
+    fn of(reservation: Resources, asks: &[Ask]) -> Self {
+        Self {
+            cpu_millis: reservation.cpu_millis,
+            memory_bytes: reservation.memory_bytes,
+            asks: asks.to_vec(),
+        }
+    }
+}
