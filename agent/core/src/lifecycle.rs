@@ -117,7 +117,6 @@ fn run(
     assignment: &Arc<Assignment>,
     need: impl FnOnce(&str) -> Need,
 ) -> Next {
-    record.stop_grace = assignment.container.stop_grace;
     if record.phase().is_terminal() {
         return rest(record, situation);
     }
@@ -216,13 +215,17 @@ fn stop(record: &mut Record, situation: &Situation<'_>) -> Next {
         record.advance(Phase::Stopping, situation.now);
         return held_up(record, situation).unwrap_or_else(|| stop_action(record, container));
     }
+    if let Some(container) = never_started(situation) {
+        record.advance(Phase::Stopping, situation.now);
+        return held_up(record, situation).unwrap_or_else(|| remove_action(container));
+    }
     let ending = ended_as_wished(record, situation);
     record.stop(ending, situation.now);
     tidy(record, situation)
 }
 
 fn remove(record: &mut Record, situation: &Situation<'_>) -> Next {
-    if running(situation, |_| true).is_some() {
+    if running(situation, |_| true).is_some() || never_started(situation).is_some() {
         return stop(record, situation);
     }
     let ending = ended_as_wished(record, situation);
@@ -275,6 +278,12 @@ fn held_up(record: &Record, situation: &Situation<'_>) -> Option<Next> {
 
 fn running<'a>(situation: &Situation<'a>, which: impl Fn(u32) -> bool) -> Option<&'a SeenContainer> {
     situation.containers.iter().find(|container| container.status.is_running() && which(container.attempt))
+}
+
+/// A start that was asked for before (in an earlier life of the agent, or one that timed out) may
+/// still take effect; only without its container it cannot. There is no output to keep either.
+fn never_started<'a>(situation: &Situation<'a>) -> Option<&'a SeenContainer> {
+    situation.containers.iter().find(|container| container.status == ContainerStatus::Created)
 }
 
 fn stop_action(record: &Record, container: &SeenContainer) -> Next {

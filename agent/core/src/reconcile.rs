@@ -180,6 +180,8 @@ impl NodeState {
             return;
         };
         match (action, error) {
+            // A start of an earlier life of the agent was first.
+            (Action::Start { instance, container }, _) if self.seen.runs(*instance, container) => {}
             // Nothing is known to have happened: later again.
             (_, RuntimeError::Unavailable(_)) => record.set_obstacle(&error.to_string(), now),
             (Action::Create { assignment, .. }, RuntimeError::Image { reason, .. }) => {
@@ -271,7 +273,11 @@ impl NodeState {
 
     fn decide(&mut self, instance: InstanceId, now: Timestamp, plan: &mut Plan) {
         let Some(record) = self.records.get_mut(&instance) else { return };
-        let goal = Goal::of(self.assignments.get(instance), self.assignments.is_authoritative());
+        let assignment = self.assignments.get(instance);
+        if let Some(assignment) = assignment {
+            record.stop_grace = assignment.container.stop_grace;
+        }
+        let goal = Goal::of(assignment, self.assignments.is_authoritative());
         let situation = Situation { goal, containers: self.seen.containers(instance), now };
         lifecycle::observe(record, &situation);
         if self.busy.contains(&instance) {

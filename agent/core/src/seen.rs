@@ -61,6 +61,10 @@ impl Seen {
         self.instances.get(&instance).map_or(&[], |seen| &seen.containers)
     }
 
+    pub(crate) fn runs(&self, instance: InstanceId, id: &str) -> bool {
+        self.containers(instance).iter().any(|each| each.id == id && each.status.is_running())
+    }
+
     pub(crate) fn instances(&self) -> impl Iterator<Item = (InstanceId, &[SeenContainer])> {
         self.instances.iter().map(|(id, seen)| (*id, seen.containers.as_slice()))
     }

@@ -356,6 +356,39 @@ fn a_wish_to_stop_wins_over_every_stage() {
 }
 
 #[test]
+fn what_never_started_is_removed_before_its_end_is_told() {
+    for desired in [Desired::Stop, Desired::Remove] {
+        let mut world = World::default();
+        world.set(vec![assignment(1, Desired::Run, any())]);
+        world.pass();
+        world.step(0);
+        world.pass();
+        // The start is under way, and may take effect at any time from now on.
+        world.restart_agent(false);
+        world.list();
+        world.calls();
+        world.set(vec![assignment(1, desired, any())]);
+        world.pass();
+        assert_ne!(world.progress(1).1, Phase::Stopped);
+        world.settle();
+        assert_eq!(world.calls(), ["remove"], "{desired:?}");
+        assert_eq!(world.shown(1), [""; 0]);
+    }
+}
+
+#[test]
+fn a_container_without_a_record_ends_with_its_own_grace() {
+    let mut world = World::running(any());
+    world.state = NodeState::default();
+    world.list();
+    world.calls();
+    world.set(vec![assignment(1, Desired::Stop, any())]);
+    world.settle();
+    assert_eq!(world.calls(), ["stop 3s"]);
+    assert_eq!(world.progress(1), (1, Phase::Stopped));
+}
+
+#[test]
 fn an_instance_that_waits_for_its_restart_stops_at_once() {
     let mut world = World::running(RestartPolicy { delay: Some(seconds(60)), ..any() });
     world.exit(1, 9);
