@@ -354,7 +354,7 @@ impl<R: ContainerRuntime> Worker<R> {
         self.wake_at = plan.wake_at.map(|at| self.clock.instant(at));
         if !plan.changed.is_empty() {
             self.journal.note();
-            if self.publisher.hold_ends(&self.state, &plan.changed, self.journal.version()) {
+            if self.publisher.hold_back(&self.state, &plan.changed, self.journal.version()) {
                 self.journal.insist();
             }
             self.news_log.note(&self.state, &plan.changed);

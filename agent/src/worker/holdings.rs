@@ -30,7 +30,7 @@ pub struct Holdings {
 pub(super) struct Publisher {
     holdings: watch::Sender<Holdings>,
     running: watch::Sender<Arc<[RunningContainer]>>,
-    /// Ends that wait for the checkpoint of this version.
+    /// What waits for the checkpoint of this version.
     held: BTreeMap<InstanceId, u64>,
 }
 
@@ -60,11 +60,17 @@ impl Publisher {
         self.holdings.send_if_modified(|holdings| !std::mem::replace(&mut holdings.complete, true));
     }
 
-    /// Ends among `changed` wait for `version` to be on disk; answers whether there are any.
-    pub(super) fn hold_ends(&mut self, state: &NodeState, changed: &[InstanceId], version: u64) -> bool {
-        let ends = changed.iter().filter(|id| is_end(state.news(**id).as_ref()));
+    /// Ends and new attempts among `changed` wait for `version` to be on disk; answers whether there
+    /// are any. Masters that know of a later attempt than an agent that lost it would have the earlier
+    /// one ended, although it runs.
+    pub(super) fn hold_back(&mut self, state: &NodeState, changed: &[InstanceId], version: u64) -> bool {
+        let known = self.holdings.borrow();
+        let waits = changed.iter().filter(|id| {
+            let news = state.news(**id);
+            is_end(news.as_ref()) || is_later_attempt(known.news.get(*id), news.as_ref())
+        });
         let before = self.held.len();
-        self.held.extend(ends.map(|id| (*id, version)));
+        self.held.extend(waits.map(|id| (*id, version)));
         self.held.len() > before
     }
 
@@ -127,6 +133,16 @@ fn update(holdings: &mut Holdings, instance: InstanceId, news: Option<News>) -> 
         None => drop(holdings.news.remove(&instance)),
     }
     true
+}
+
+/// What was never told came from the checkpoint, or is the first attempt.
+fn is_later_attempt(told: Option<&News>, now: Option<&News>) -> bool {
+    match (told, now) {
+        (Some(News::Observed(told)), Some(News::Observed(now))) => {
+            told.progress.attempt < now.progress.attempt
+        }
+        _ => false,
+    }
 }
 
 fn is_end(news: Option<&News>) -> bool {

@@ -272,3 +272,30 @@ async fn a_disk_that_fails_holds_nothing_up() {
     running.handle.join(cluster(), 6).await.unwrap();
     running.end().await;
 }
+
+/// An agent that lost it would run the earlier attempt, and the masters have that one ended.
+#[test]
+fn a_new_attempt_is_told_when_it_is_on_disk() {
+    use skein_agent_core::{Finished, Look, RuntimeError, Sequence};
+    let (clock, mut state) = (Clock::start(), NodeState::default());
+    let content = AssignmentContent::Full(vec![assignment(1, Desired::Run)]);
+    state.begin_session(5).unwrap();
+    state.assign(AssignmentUpdate { term: 5, generation: 1, content });
+    state.look(Look { at: Sequence(1), only: None, containers: Vec::new() });
+    let mut publisher = Publisher::new();
+    let plan = state.reconcile(clock.now());
+    assert!(!publisher.hold_back(&state, &plan.changed, 1), "the first attempt waits for no disk");
+    publisher.publish(&state, &plan.changed, 0);
+    let told = |publisher: &Publisher| progress(&publisher.holdings().borrow(), 1);
+    assert_eq!(told(&publisher), Some((1, Phase::Assigned)));
+
+    let action = plan.actions[0].clone();
+    let outcome = Err(RuntimeError::Failed("no space left".to_owned()));
+    state.finish(Finished { action, at: Sequence(2), outcome, look: None }, clock.now());
+    let plan = state.reconcile(clock.now());
+    assert!(publisher.hold_back(&state, &plan.changed, 2));
+    publisher.publish(&state, &plan.changed, 1);
+    assert_eq!(told(&publisher).unwrap().0, 1);
+    publisher.publish(&state, &[], 2);
+    assert_eq!(told(&publisher).unwrap().0, 2);
+}
