@@ -113,6 +113,10 @@ pub struct Verdict {
     pub node: NodeId,
     pub liveness: Liveness,
     pub reason: String,
+    /// `modified_revision` of the node it was drawn from: a node that changed since (its agent said
+    /// Hello) is judged again. `None` (older logs) fits always.
+    #[serde(default)]
+    pub drawn_from: Option<Revision>,
 }
 
 /// One pass of the planner. Applied whole; parts whose object is gone are skipped.

@@ -118,7 +118,12 @@ fn kinds() -> Vec<CommandKind> {
         CommandKind::DeleteNode { id: node_id, expected: None, force: true },
         CommandKind::Observe { reports: vec![report(News::Observed(observed)), report(News::Gone)] },
         CommandKind::JudgeNodes {
-            verdicts: vec![Verdict { node: node_id, liveness: Liveness::Unknown, reason: "late".to_owned() }],
+            verdicts: vec![Verdict {
+                node: node_id,
+                liveness: Liveness::Unknown,
+                reason: "late".to_owned(),
+                drawn_from: None,
+            }],
         },
         CommandKind::Plan(plan()),
     ]

@@ -95,6 +95,8 @@ struct Watched {
     unknown_at: Duration,
     /// Given up from here on.
     down_at: Duration,
+    /// What the state said when this leader looked last.
+    believed: Belief,
 }
 
 /// The tracker; a new one with every term of leadership.
@@ -134,15 +136,12 @@ impl Liveness {
         let nodes = known
             .into_iter()
             .map(|node| {
-                let watched = match node.liveness {
-                    Belief::Ready => Watched {
-                        unknown_at: now + config.grace.saturating_sub(rest),
-                        down_at: now + config.grace,
-                    },
-                    Belief::Unknown => Watched { unknown_at: now, down_at: now + rest },
-                    Belief::Down => Watched { unknown_at: now, down_at: now },
+                let (unknown_at, down_at) = match node.liveness {
+                    Belief::Ready => (now + config.grace.saturating_sub(rest), now + config.grace),
+                    Belief::Unknown => (now, now + rest),
+                    Belief::Down => (now, now),
                 };
-                (node.id, watched)
+                (node.id, Watched { unknown_at, down_at, believed: node.liveness })
             })
             .collect();
         Self { config, nodes, held: BTreeSet::new() }
@@ -154,6 +153,7 @@ impl Liveness {
         let watched = Watched {
             unknown_at: now + self.config.unknown_after(count),
             down_at: now + self.config.down_after(count),
+            believed: Belief::Ready,
         };
         self.nodes.insert(node, watched);
         self.held.remove(&node);
@@ -169,7 +169,8 @@ impl Liveness {
             let (liveness, reason) = self.conclude(node, *watched, now);
             let same = node.liveness == liveness && node.liveness_reason == reason;
             if !same {
-                judgement.verdicts.push(Verdict { node: *id, liveness, reason });
+                let drawn_from = Some(node.modified_revision);
+                judgement.verdicts.push(Verdict { node: *id, liveness, reason, drawn_from });
             }
             let turns = [watched.unknown_at, watched.down_at, self.forgotten_at(*watched)];
             let next = turns.into_iter().filter(|at| *at > now).min();
@@ -183,6 +184,16 @@ impl Liveness {
         self.held.retain(|id| state.node(*id).is_some());
         let joined: Vec<_> = state.nodes().map(|n| n.id).filter(|id| !self.nodes.contains_key(id)).collect();
         joined.into_iter().for_each(|id| self.heard(id, now));
+        // Whoever said Hello counts as heard, also when its session came to nothing or has not begun.
+        let registered = self.nodes.iter().filter(|(id, watched)| {
+            let is_ready = state.node(**id).is_some_and(|node| node.liveness == Belief::Ready);
+            is_ready && watched.believed != Belief::Ready && watched.unknown_at <= now
+        });
+        let registered: Vec<_> = registered.map(|(id, _)| *id).collect();
+        registered.into_iter().for_each(|id| self.heard(id, now));
+        for (id, watched) in &mut self.nodes {
+            watched.believed = state.node(*id).map_or(Belief::Ready, |node| node.liveness);
+        }
     }
 
     /// Holds nodes that fall silent together, releases them when few are left.

@@ -279,7 +279,9 @@ impl World {
                 let liveness = [Liveness::Ready, Liveness::Unknown, Liveness::Down][usize::from(*liveness)];
                 let node = pick(state.nodes(), node)?.id;
                 let reason = format!("{liveness:?}");
-                CommandKind::JudgeNodes { verdicts: vec![Verdict { node, liveness, reason }] }
+                CommandKind::JudgeNodes {
+                    verdicts: vec![Verdict { node, liveness, reason, drawn_from: None }],
+                }
             }
             Action::Avail { node, availability } => {
                 let all = [Availability::Active, Availability::Paused, Availability::Drained];

@@ -160,7 +160,9 @@ impl Cluster {
     pub fn judge(&mut self, node: NodeId, liveness: Liveness) {
         let reason =
             if liveness == Liveness::Ready { String::new() } else { "no heartbeat for 10 s".to_owned() };
-        self.accept(CommandKind::JudgeNodes { verdicts: vec![Verdict { node, liveness, reason }] });
+        self.accept(CommandKind::JudgeNodes {
+            verdicts: vec![Verdict { node, liveness, reason, drawn_from: None }],
+        });
     }
 
     pub fn set_availability(&mut self, id: NodeId, availability: Availability) {

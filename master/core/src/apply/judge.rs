@@ -8,10 +8,13 @@ use skein_common::{
 use super::{Answer, Step};
 use crate::command::{Outcome, Verdict};
 
-/// Verdicts on nodes that are gone, and repeated ones, change nothing.
+/// Verdicts on nodes that are gone or have changed since, and repeated ones, change nothing.
 pub(super) fn judge(step: &mut Step<'_>, verdicts: &[Verdict]) -> Answer {
     for verdict in verdicts {
         let Some(before) = step.state.nodes.get(&verdict.node).cloned() else { continue };
+        if verdict.drawn_from.is_some_and(|revision| revision != before.modified_revision) {
+            continue;
+        }
         if before.liveness == verdict.liveness && before.liveness_reason == verdict.reason {
             continue;
         }

@@ -12,7 +12,7 @@ use skein_common::{
 use super::{MAX_EVENTS, request};
 use crate::{
     Change, CommandKind, Outcome, Rejection, Scope,
-    command::{NewInstance, ObjectKind, Placement, Plan, Report, RequestKey, Wish},
+    command::{NewInstance, ObjectKind, Placement, Plan, Report, RequestKey, Verdict, Wish},
     invariant,
     state::Applied,
     testing::{Cluster, GIB, global, node, publishing, replicated, reserving, spec, with_image},
@@ -345,7 +345,7 @@ fn verdicts_tell_once() {
     let mut cluster = Cluster::new(1);
     let id = cluster.node("n1");
     let verdict = |liveness, reason: &str| CommandKind::JudgeNodes {
-        verdicts: vec![crate::command::Verdict { node: id, liveness, reason: reason.to_owned() }],
+        verdicts: vec![Verdict { node: id, liveness, reason: reason.to_owned(), drawn_from: None }],
     };
     for (liveness, reason, then) in [
         (Liveness::Ready, "", vec![]),
@@ -360,6 +360,25 @@ fn verdicts_tell_once() {
         let node = cluster.state.node(id).unwrap();
         assert_eq!((node.liveness, node.liveness_reason.as_str()), (liveness, reason));
     }
+}
+
+#[test]
+fn a_verdict_on_a_node_that_registered_meanwhile_is_skipped() {
+    let mut cluster = Cluster::new(1);
+    let id = cluster.node("n1");
+    cluster.judge(id, Liveness::Unknown);
+    let drawn_from = cluster.state.node(id).map(|node| node.modified_revision);
+    let judge = |drawn_from| {
+        let verdict = Verdict { node: id, liveness: Liveness::Down, reason: "dead".to_owned(), drawn_from };
+        CommandKind::JudgeNodes { verdicts: vec![verdict] }
+    };
+    let description = cluster.state.node(id).unwrap().description.clone().into();
+    cluster.accept(CommandKind::RegisterNode { id, description, incarnation: 2 });
+    cluster.accept(judge(drawn_from));
+    assert_eq!(cluster.state.node(id).unwrap().liveness, Liveness::Ready);
+    let drawn_from = cluster.state.node(id).map(|node| node.modified_revision);
+    cluster.accept(judge(drawn_from));
+    assert_eq!(cluster.state.node(id).unwrap().liveness, Liveness::Down);
 }
 
 #[test]

@@ -62,6 +62,21 @@ fn node_number(name: &str) -> usize {
     name[1..].parse().unwrap_or(0)
 }
 
+/// Its stream broke before it said more; the log has its Hello all the same.
+#[test]
+fn whoever_registered_counts_as_heard() {
+    let mut leader = Leader::new(3);
+    leader.run(&["n1", "n2"], 0, 30);
+    assert_eq!(leader.picture(), "RRD");
+    let node = leader.cluster.state.node_by_name("n3").unwrap().clone();
+    let description = node.description.clone().into();
+    leader.cluster.accept(crate::CommandKind::RegisterNode { id: node.id, description, incarnation: 2 });
+    for (until, then) in [(31, "RRR"), (36, "RRR"), (37, "RRU"), (40, "RRU"), (41, "RRD")] {
+        leader.run(&["n1", "n2"], until, until);
+        assert_eq!(leader.picture(), then, "at {until} s");
+    }
+}
+
 #[test]
 fn silence_leads_to_unknown_then_down_and_a_word_back() {
     let mut leader = Leader::new(3);
