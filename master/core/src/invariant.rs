@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use skein_common::{
     InstanceId, NodeId, Resources, ServiceId,
-    instance::{Desired, Phase, Slot},
+    instance::{Desired, Instance, Phase, Slot},
     service::{Protocol, Publish},
 };
 
@@ -43,6 +43,8 @@ pub enum Broken {
     Overcommitted { node: NodeId, reserved: Resources, allocatable: Resources },
     #[error("{address}: port {port}/{protocol} is used by {first} and {second}")]
     PortShared { address: String, protocol: Protocol, port: u16, first: InstanceId, second: InstanceId },
+    #[error("instance {placed} was placed while {before} of its slot may still run")]
+    PlacedTooEarly { placed: InstanceId, before: InstanceId },
     #[error("{what} of {object} went back")]
     WentBack { what: &'static str, object: String },
 }
@@ -109,6 +111,12 @@ pub fn check_step(before: &ClusterState, after: &ClusterState) -> Vec<Broken> {
             old.observed.progress.phase.is_terminal() && old.observed.progress != new.observed.progress;
         forward(!revived, "terminal phase", &old.id);
     }
+    broken.extend(after.instances().filter_map(|new| placed_too_early(before, after, new)));
+    let mut forward = |holds: bool, what: &'static str, object: &dyn std::fmt::Display| {
+        if !holds {
+            broken.push(Broken::WentBack { what, object: object.to_string() });
+        }
+    };
     for (old, new) in before.services().filter_map(|old| Some((old, after.service(old.id)?))) {
         forward(old.generation <= new.generation, "generation", &old.id);
         forward(!old.deleting || new.deleting, "deleting", &old.id);
@@ -117,6 +125,19 @@ pub fn check_step(before: &ClusterState, after: &ClusterState) -> Vec<Broken> {
         forward(old.incarnation <= new.incarnation, "incarnation", &old.id);
     }
     broken
+}
+
+/// Stop first: whoever is placed finds its slot left by all others, or they were lost with their node.
+fn placed_too_early(before: &ClusterState, after: &ClusterState, new: &Instance) -> Option<Broken> {
+    let was_placed = before.instance(new.id).is_some_and(|old| old.node.is_some());
+    if was_placed || new.node.is_none() {
+        return None;
+    }
+    let other = after
+        .instances()
+        .filter(|other| (other.service, other.slot) == (new.service, new.slot) && other.id != new.id)
+        .find(|other| other.occupies().is_some() && !other.lost)?;
+    Some(Broken::PlacedTooEarly { placed: new.id, before: other.id })
 }
 
 fn check_index(state: &ClusterState, broken: &mut Vec<Broken>) {

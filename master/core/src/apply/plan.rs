@@ -1,14 +1,15 @@
 //! What the planner concluded.
 //!
 //! Invariant: a part whose premises no longer hold (its object is gone, its slot taken, its node
-//! full or away) is skipped; the next pass of the planner sees why and plans anew. So no plan,
-//! however old, breaks the rules: one live instance a slot, reservations within the node,
-//! a host port used once, `desired` only growing.
+//! full or away, its predecessor may run on) is skipped; the next pass of the planner sees why and
+//! plans anew. So no plan, however old, breaks the rules: one live instance a slot, none placed while
+//! another of its slot may run, reservations within the node, a host port used once, `desired` only
+//! growing.
 
 use skein_common::{
     NodeId,
     event::Severity,
-    instance::{Desired, Instance, Observed, Phase, PortBinding, Progress},
+    instance::{Desired, Instance, Observed, Phase, PortBinding, Progress, Slot},
     node::{Availability, Liveness},
     placement::DeviceShare,
     service::{Generation, Mode},
@@ -83,15 +84,15 @@ fn create(step: &mut Step<'_>, new: &NewInstance) {
     let wanted = step.state.service(new.service).is_some_and(|service| {
         !service.deleting
             && service.generation == new.generation
-            && matches!(service.spec.mode, Mode::Global)
-                == matches!(new.slot, skein_common::instance::Slot::Node(_))
+            && matches!(service.spec.mode, Mode::Global) == matches!(new.slot, Slot::Node(_))
     });
     let taken = step.state.instances_in(new.service, new.slot).any(|instance| instance.is_live());
     if !wanted || taken || step.state.instances.contains_key(&new.id) {
         return;
     }
     if let Some((node, ports)) = &new.placed
-        && !fits(step.state, new.service, new.generation, *node, ports, &new.devices)
+        && (is_occupied(step.state, new.service, new.slot)
+            || !fits(step.state, new.service, new.generation, *node, ports, &new.devices))
     {
         return;
     }
@@ -129,7 +130,9 @@ fn create(step: &mut Step<'_>, new: &NewInstance) {
 
 fn place(step: &mut Step<'_>, placement: &Placement) {
     let Some(before) = step.state.instances.get(&placement.instance).cloned() else { return };
-    let waits = before.node.is_none() && before.desired == Desired::Run;
+    let waits = before.node.is_none()
+        && before.desired == Desired::Run
+        && !is_occupied(step.state, before.service, before.slot);
     let Placement { node, ports, devices, .. } = placement;
     if !waits || !fits(step.state, before.service, before.generation, *node, ports, devices) {
         return;
@@ -146,6 +149,12 @@ fn assign(instance: &mut Instance, node: NodeId, ports: &[PortBinding], devices:
     instance.devices = devices.to_vec();
     instance.explanation.clear();
     instance.observed.progress.phase = Phase::Assigned;
+}
+
+/// Whether something of the slot may still run: planned for when its node was down, and the node has
+/// come back since.
+fn is_occupied(state: &ClusterState, service: ServiceId, slot: Slot) -> bool {
+    state.instances_in(service, slot).any(|other| other.occupies().is_some() && !other.lost)
 }
 
 fn fits(

@@ -382,6 +382,30 @@ fn a_verdict_on_a_node_that_registered_meanwhile_is_skipped() {
 }
 
 #[test]
+fn a_successor_waits_when_the_node_comes_back_before_the_plan_is_applied() {
+    let mut cluster = Cluster::new(2);
+    let service = cluster.create(spec("web"));
+    cluster.settle();
+    let old = Instance::clone(&cluster.live(service)[0]);
+    cluster.update(service, with_image(spec("web"), "web:2"));
+    cluster.plan_out();
+    let node = old.node.unwrap();
+    cluster.judge(node, Liveness::Down);
+    let plan = cluster.plan().plan;
+    assert!(plan.desire.iter().any(|wish| wish.lost) && !plan.place.is_empty(), "{plan:?}");
+    let description = cluster.state.node(node).unwrap().description.clone().into();
+    cluster.accept(CommandKind::RegisterNode { id: node, description, incarnation: 2 });
+    let before = cluster.state.clone();
+    cluster.accept(CommandKind::Plan(plan));
+    assert_eq!(invariant::check_step(&before, &cluster.state), []);
+    assert!(!instance(&cluster, old.id).lost);
+    assert_eq!(cluster.live(service)[0].node, None, "the one before it runs on");
+    cluster.settle();
+    assert_eq!(cluster.live(service)[0].observed.progress.phase, Phase::Ready);
+    sound(&cluster);
+}
+
+#[test]
 fn reports_only_move_forward() {
     let at = |attempt, phase| Progress { attempt, phase };
     for (given, when, moves) in [
