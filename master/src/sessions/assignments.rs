@@ -2,7 +2,7 @@
 //!
 //! Invariant: `told` is what the agent holds if it got every message; an agent that did not says so
 //! (Resync, or a new session) and gets the whole set again. An assignment never changes but in its
-//! `desired`: ports and generation are chosen once, so a difference is one comparison.
+//! `desired`, which is Stop for what has ended: ports and generation are chosen once, so a difference is one comparison.
 
 use std::collections::BTreeMap;
 
@@ -88,7 +88,7 @@ fn assignment(state: &ClusterState, instance: &Instance) -> Option<Assignment> {
             Slot::Node(_) => 0,
         },
         generation: instance.generation,
-        desired: instance.desired,
+        desired: effective(instance),
         container: spec.container.clone(),
         resources: spec.resources,
         restart: spec.restart,
@@ -97,18 +97,28 @@ fn assignment(state: &ClusterState, instance: &Instance) -> Option<Assignment> {
     })
 }
 
+/// An instance that ended is not to run again, whatever was wanted of it: an agent that lost its
+/// checkpoint does not know that it ended.
+fn effective(instance: &Instance) -> Desired {
+    match instance.desired {
+        Desired::Run if instance.observed.progress.phase.is_terminal() => Desired::Stop,
+        desired => desired,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
     use skein_common::{
         ClusterId, Resources, Revision, ServiceId, Timestamp,
+        instance::{News, Observed, Phase, Progress},
         node::{NodeDescription, Platform},
         service::{Generation, Mode, ServiceSpec},
     };
     use skein_master_core::{
         Command, CommandKind,
-        command::{Actor, NewInstance, Plan},
+        command::{Actor, NewInstance, Plan, Report},
     };
     use skein_proto::v1;
 
@@ -162,6 +172,33 @@ mod tests {
             state.apply(Revision(revision), &command).outcome.unwrap();
         }
         state
+    }
+
+    #[test]
+    fn what_ended_is_not_to_run_again() {
+        let (node, id) = (NodeId::from_random(1), InstanceId::from_random(1));
+        let mut state = state(node, &[id]);
+        for (phase, desired) in [
+            (Phase::Ready, Desired::Run),
+            // Completed, or about to be replaced: wanted, and over.
+            (Phase::Stopped, Desired::Stop),
+        ] {
+            let observed = Observed {
+                progress: Progress { attempt: 1, phase },
+                at: Timestamp::default(),
+                container_id: String::new(),
+                exit_code: None,
+                message: String::new(),
+            };
+            let report = Report { node, instance: id, news: News::Observed(observed) };
+            let kind = CommandKind::Observe { reports: vec![report] };
+            let command = Command { request: None, at: Timestamp::default(), actor: Actor::User, kind };
+            state.apply(Revision(state.revision().0 + 1), &command).outcome.unwrap();
+            assert_eq!(state.instance(id).unwrap().desired, Desired::Run);
+            let set = Told::new(node, 7).everything(&state);
+            let AssignmentContent::Full(set) = set.content else { panic!("a whole set") };
+            assert_eq!(set[0].desired, desired, "{phase}");
+        }
     }
 
     #[test]
