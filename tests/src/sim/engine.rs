@@ -44,6 +44,12 @@ impl Engine {
         if self.unavailable {
             return Err(RuntimeError::Unavailable("connection refused".to_owned()));
         }
+        if let Action::Start { container, .. } = action
+            && self.containers.get(container).is_some_and(|known| known.status.is_running())
+        {
+            // There is nothing to do that could fail (Docker: 304).
+            return Ok(Success::Done);
+        }
         if self.failing > 0 && dice.percent(self.failing) {
             return Err(refusal(action, dice));
         }

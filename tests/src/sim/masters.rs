@@ -184,6 +184,9 @@ impl World {
             return;
         }
         leader.judging = true;
+        if let Some(rash) = self.rash_verdicts(master, &verdicts) {
+            self.fail(rash);
+        }
         let actor = Actor::Controller("liveness".to_owned());
         let command = self.command(master, actor, CommandKind::JudgeNodes { verdicts });
         self.propose(master, term, command, Origin::Judge);
@@ -214,7 +217,6 @@ impl World {
                 if obeyed > term && self.dice.percent(50) {
                     return self.send(stream, Way::ToAgent, Message::Closed);
                 }
-                self.hear(master, node);
                 self.register(master, term, stream, (incarnation, held));
             }
             Message::Closed => self.forget_session(master, stream),
@@ -283,6 +285,8 @@ impl World {
         if !accepted {
             return self.send(stream, Way::ToAgent, Message::Closed);
         }
+        self.hear(master, node);
+        let Some(leader) = self.leader(master, term) else { return };
         let mut told = Told::new(id, term);
         let update = told.everything(&leader.state);
         let session = Session { stream, heard: now, told, inbox: BTreeSet::new() };

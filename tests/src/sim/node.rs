@@ -2,7 +2,7 @@
 //!
 //! Invariant: what the shell does here is what `skein-agent` does: one look when it starts, one
 //! `reconcile` after every input; the checkpoint is written a little later, but before a new leader
-//! is obeyed and before the end of an instance is told.
+//! is obeyed and before the end of an instance or a new attempt is told.
 //! Deliberately not here: decisions (`skein_agent_core`), what goes wrong (`chaos`).
 
 use std::{collections::BTreeSet, sync::Arc};
@@ -14,7 +14,7 @@ use skein_agent_core::{
 use skein_common::{
     InstanceId, NodeId, Timestamp,
     assignment::{AssignmentContent, AssignmentUpdate},
-    instance::{InstanceReport, News},
+    instance::{InstanceReport, News, Progress},
     node::NodeDescription,
 };
 
@@ -125,6 +125,8 @@ impl World {
         let master = hint.unwrap_or_else(|| self.dice.index(3));
         let id = self.network.open(node, life, master);
         let (heard, incarnation) = (self.now, life);
+        // What is told is on disk.
+        self.store(node, life);
         let Some(agent) = self.agent(node, life) else { return };
         agent.stream = Some(Open { id, welcomed: false, heard, generation: None });
         agent.untold.clear();
@@ -247,7 +249,9 @@ impl World {
         let news = |instance: InstanceId| Some(InstanceReport { instance, news: agent.core.news(instance)? });
         let news: Vec<_> = told.into_iter().filter_map(news).collect();
         let storing = std::mem::replace(&mut agent.storing, true);
-        if news.iter().any(|report| is_end(&report.news)) {
+        let checkpoint = &self.nodes[node].checkpoint;
+        let insists = news.iter().any(|report| !is_repeatable(checkpoint, report));
+        if insists {
             self.store(node, life);
         } else if !storing {
             self.after(1, 300, Event::Store { node, life });
@@ -423,9 +427,14 @@ impl World {
     }
 }
 
-fn is_end(news: &News) -> bool {
-    match news {
-        News::Observed(observed) => observed.progress.phase.is_terminal(),
-        News::Gone => true,
+/// Whether an agent that knows no more than its checkpoint would come to say so again.
+fn is_repeatable(checkpoint: &Checkpoint, report: &InstanceReport) -> bool {
+    match &report.news {
+        News::Observed(observed) => {
+            let Progress { attempt, phase } = observed.progress;
+            let known = checkpoint.records.get(&report.instance).map_or(1, |record| record.attempt());
+            !phase.is_terminal() && attempt <= known
+        }
+        News::Gone => false,
     }
 }
