@@ -136,6 +136,12 @@ pub struct Instance {
     /// Instances of this slot that failed one after another just before this one; sets its back-off.
     #[serde(default)]
     pub failures: u32,
+    /// The instance of this slot that goes only when this one is Ready (start-first).
+    #[serde(default)]
+    pub beside: Option<InstanceId>,
+    /// Since when its attempt is Ready, by the masters' clock.
+    #[serde(default)]
+    pub ready_since: Option<Timestamp>,
     pub created_at: Timestamp,
     pub created_revision: Revision,
     pub modified_revision: Revision,
@@ -173,6 +179,12 @@ impl Instance {
     #[must_use]
     pub fn is_live(&self) -> bool {
         self.desired == Desired::Run && !self.observed.progress.phase.is_terminal() && !self.lost
+    }
+
+    /// Ended against the wish of everybody.
+    #[must_use]
+    pub const fn has_failed(&self) -> bool {
+        matches!(self.observed.progress.phase, Phase::Failed | Phase::Rejected)
     }
 
     /// Uses its node's resources: placed, and not known to have ended.

@@ -14,6 +14,7 @@ pub mod instance;
 pub mod node;
 pub mod placement;
 pub mod resources;
+pub mod rollout;
 pub mod service;
 pub mod time;
 pub mod usage;

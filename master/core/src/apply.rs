@@ -15,6 +15,7 @@ mod node;
 mod observe;
 mod plan;
 mod request;
+mod rollout;
 mod service;
 
 use std::{collections::BTreeSet, sync::Arc};
@@ -71,6 +72,9 @@ impl Step<'_> {
                 service::scale(self, *id, *expected, *replicas)
             }
             CommandKind::DeleteService { id, expected } => service::delete(self, *id, *expected),
+            CommandKind::ControlRollout { id, expected, control } => {
+                rollout::control(self, *id, *expected, *control)
+            }
             CommandKind::RegisterNode { id, description, incarnation } => {
                 node::register(self, *id, description, *incarnation)
             }

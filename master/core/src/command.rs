@@ -12,6 +12,7 @@ use skein_common::{
     instance::{Desired, PortBinding, Slot},
     node::{Availability, Liveness, NodeDescription},
     placement::DeviceShare,
+    rollout::RolloutControl,
     service::{Generation, ServiceSpec},
 };
 
@@ -68,6 +69,12 @@ pub enum CommandKind {
     DeleteService {
         id: ServiceId,
         expected: Option<Revision>,
+    },
+    /// A user's word on a rollout.
+    ControlRollout {
+        id: ServiceId,
+        expected: Option<Revision>,
+        control: RolloutControl,
     },
     /// An agent said Hello.
     RegisterNode {
@@ -131,6 +138,32 @@ pub struct Plan {
     pub explain: Vec<Explanation>,
     /// Services whose last instance is gone and which were to be deleted.
     pub finish: Vec<ServiceId>,
+    /// What became of rollouts.
+    #[serde(default)]
+    pub rollouts: Vec<RolloutStep>,
+}
+
+/// Skipped when the service has another generation by then.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RolloutStep {
+    pub service: ServiceId,
+    pub generation: Generation,
+    pub verdict: RolloutVerdict,
+    pub reason: String,
+}
+
+/// What the planner concluded about a rollout.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RolloutVerdict {
+    /// The canaries have been Ready long enough.
+    CanariesReady,
+    /// The same, and nobody has to be asked.
+    Promote,
+    Complete,
+    Pause,
+    /// Goes on in spite of it; told once.
+    Continue,
+    RollBack,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -148,6 +181,9 @@ pub struct NewInstance {
     /// See `Instance::failures`.
     #[serde(default)]
     pub failures: u32,
+    /// See `Instance::beside`.
+    #[serde(default)]
+    pub beside: Option<InstanceId>,
     pub explanation: String,
 }
 

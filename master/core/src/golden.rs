@@ -78,12 +78,14 @@ fn plan() -> Plan {
             devices: Vec::new(),
             not_before: EPOCH,
             failures: 2,
+            beside: None,
             explanation: "why".to_owned(),
         }],
         place: vec![Placement { instance, node, ports, devices: Vec::new() }],
         desire: vec![Wish { instance, desired: Desired::Remove, lost: true, reason: "why".to_owned() }],
         forget: vec![instance],
         explain: vec![Explanation { instance, text: "why".to_owned() }],
+        rollouts: Vec::new(),
         finish: vec![ServiceId::from_random(31)],
     }
 }

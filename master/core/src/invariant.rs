@@ -136,6 +136,7 @@ fn placed_too_early(before: &ClusterState, after: &ClusterState, new: &Instance)
     let other = after
         .instances()
         .filter(|other| (other.service, other.slot) == (new.service, new.slot) && other.id != new.id)
+        .filter(|other| Some(other.id) != new.beside)
         .find(|other| other.occupies().is_some() && !other.lost)?;
     Some(Broken::PlacedTooEarly { placed: new.id, before: other.id })
 }
@@ -210,12 +211,18 @@ fn check_names(state: &ClusterState, broken: &mut Vec<Broken>) {
     }
 }
 
+/// One live instance a slot, and perhaps one that was started beside it.
 fn check_slots(state: &ClusterState, broken: &mut Vec<Broken>) {
-    let mut live = BTreeMap::new();
+    let mut live: BTreeMap<_, Vec<&Instance>> = BTreeMap::new();
     for instance in state.instances().filter(|instance| instance.is_live()) {
-        let (service, slot, second) = (instance.service, instance.slot, instance.id);
-        if let Some(first) = live.insert((service, slot), second) {
-            broken.push(Broken::TwoLive { service, slot, first, second });
+        live.entry((instance.service, instance.slot)).or_default().push(instance);
+    }
+    for ((service, slot), sharing) in live {
+        for pair in sharing.windows(2) {
+            let related = pair[0].beside == Some(pair[1].id) || pair[1].beside == Some(pair[0].id);
+            if sharing.len() > 2 || !related {
+                broken.push(Broken::TwoLive { service, slot, first: pair[0].id, second: pair[1].id });
+            }
         }
     }
 }
@@ -242,7 +249,7 @@ fn check_instances(state: &ClusterState, broken: &mut Vec<Broken>) {
 }
 
 fn check_specs(state: &ClusterState, broken: &mut Vec<Broken>) {
-    let held = state.services().map(|service| (service.id, service.generation));
+    let held = state.services().flat_map(|service| service.holds().map(|kept| (service.id, kept)));
     let run = state.instances().map(|instance| (instance.service, instance.generation));
     let used: BTreeSet<_> = held.chain(run).collect();
     let count = state.specs.keys().filter(|key| !used.contains(key)).count();

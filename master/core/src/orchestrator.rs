@@ -4,16 +4,17 @@
 //! that is missing, so a lost or refused plan costs nothing but another pass. Once the plan has
 //! been applied and agents say nothing new, the next plan is empty.
 //!
-//! Invariant: a pure function of state, time and ids; a slot never gets a second live instance;
-//! an instance is placed only when nothing of its slot may still run elsewhere (stop first),
-//! unless its node is down.
+//! Invariant: a pure function of state, time and ids; a slot never gets a second live instance,
+//! but for one that starts beside the one it replaces; any other is placed only when nothing of
+//! its slot may still run elsewhere, unless that node is down.
 //! Deliberately not here: the choice of node (`scheduler`), who is alive (`liveness`).
 
 mod draft;
 mod history;
+mod rollout;
 mod scope;
 mod slots;
-mod update;
+mod verdict;
 
 use skein_common::{InstanceId, Timestamp};
 
@@ -65,7 +66,7 @@ fn plan_service<'a>(draft: &mut Draft<'a>, service: &'a Service) {
     let mut slots = Slots::of(draft, service);
     slots.fit(draft);
     slots.replace_failed(draft);
-    update::advance(draft, &mut slots);
+    rollout::advance(draft, &mut slots);
     history::trim(draft, &slots);
 }
 

@@ -19,6 +19,7 @@ use skein_common::{
     event::Event,
     instance::{Instance, Slot},
     node::Node,
+    rollout::Rollout,
     service::{Generation, Protocol, ServiceSpec},
 };
 
@@ -85,6 +86,12 @@ pub struct Service {
     pub generation: Generation,
     /// Its instances are being removed; the record goes with the last one.
     pub deleting: bool,
+    /// Earlier generations whose specs are kept to go back to, oldest first.
+    #[serde(default)]
+    pub kept: Vec<Generation>,
+    /// Of `generation`; `None` = it was never changed.
+    #[serde(default)]
+    pub rollout: Option<Rollout>,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
     pub created_revision: Revision,

@@ -157,6 +157,7 @@ mod tests {
             devices: Vec::new(),
             not_before: Timestamp::default(),
             failures: 0,
+            beside: None,
             explanation: String::new(),
         };
         let plan = Plan { create: (1..).zip(instances).map(new).collect(), ..Plan::default() };

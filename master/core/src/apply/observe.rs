@@ -31,7 +31,11 @@ fn advance(step: &mut Step<'_>, before: &Instance, observed: &Observed) {
     if !is_news(&before.observed, observed) {
         return;
     }
-    let instance = Instance { observed: observed.clone(), ..before.clone() };
+    let ready = observed.progress.phase == Phase::Ready;
+    let same = before.observed.progress == observed.progress;
+    let since = if same { before.ready_since } else { Some(step.state.time) };
+    let ready_since = since.filter(|_| ready);
+    let instance = Instance { observed: observed.clone(), ready_since, ..before.clone() };
     step.put_instance(instance.clone());
     tell(step, before.observed.progress, &instance);
 }

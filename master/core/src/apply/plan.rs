@@ -7,7 +7,7 @@
 //! growing.
 
 use skein_common::{
-    NodeId,
+    InstanceId, NodeId,
     event::Severity,
     instance::{Desired, Instance, Observed, Phase, PortBinding, Progress, Slot},
     node::{Availability, Liveness},
@@ -16,7 +16,7 @@ use skein_common::{
     {Resources, ServiceId},
 };
 
-use super::{Answer, Step, devices};
+use super::{Answer, Step, devices, rollout};
 use crate::{
     command::{Explanation, NewInstance, Outcome, Placement, Plan, Wish},
     state::ClusterState,
@@ -30,6 +30,7 @@ pub(super) fn apply(step: &mut Step<'_>, plan: &Plan) -> Answer {
     plan.place.iter().for_each(|placement| place(step, placement));
     plan.explain.iter().for_each(|explanation| explain(step, explanation));
     plan.finish.iter().for_each(|service| finish(step, *service));
+    plan.rollouts.iter().for_each(|conclusion| rollout::conclude(step, conclusion));
     Ok(Outcome::Done)
 }
 
@@ -86,12 +87,13 @@ fn create(step: &mut Step<'_>, new: &NewInstance) {
             && service.generation == new.generation
             && matches!(service.spec.mode, Mode::Global) == matches!(new.slot, Slot::Node(_))
     });
-    let taken = step.state.instances_in(new.service, new.slot).any(|instance| instance.is_live());
+    let others = step.state.instances_in(new.service, new.slot).filter(|instance| instance.is_live());
+    let taken = others.map(|instance| instance.id).any(|live| Some(live) != new.beside);
     if !wanted || taken || step.state.instances.contains_key(&new.id) {
         return;
     }
     if let Some((node, ports)) = &new.placed
-        && (is_occupied(step.state, new.service, new.slot)
+        && (is_occupied(step.state, new.service, new.slot, new.beside)
             || !fits(step.state, new.service, new.generation, *node, ports, &new.devices))
     {
         return;
@@ -118,6 +120,8 @@ fn create(step: &mut Step<'_>, new: &NewInstance) {
         explanation: new.explanation.clone(),
         not_before: new.not_before,
         failures: new.failures,
+        beside: new.beside,
+        ready_since: None,
         created_at: at,
         created_revision: step.state.revision,
         modified_revision: step.state.revision,
@@ -132,7 +136,7 @@ fn place(step: &mut Step<'_>, placement: &Placement) {
     let Some(before) = step.state.instances.get(&placement.instance).cloned() else { return };
     let waits = before.node.is_none()
         && before.desired == Desired::Run
-        && !is_occupied(step.state, before.service, before.slot);
+        && !is_occupied(step.state, before.service, before.slot, before.beside);
     let Placement { node, ports, devices, .. } = placement;
     if !waits || !fits(step.state, before.service, before.generation, *node, ports, devices) {
         return;
@@ -153,8 +157,9 @@ fn assign(instance: &mut Instance, node: NodeId, ports: &[PortBinding], devices:
 
 /// Whether something of the slot may still run: planned for when its node was down, and the node has
 /// come back since.
-fn is_occupied(state: &ClusterState, service: ServiceId, slot: Slot) -> bool {
-    state.instances_in(service, slot).any(|other| other.occupies().is_some() && !other.lost)
+fn is_occupied(state: &ClusterState, service: ServiceId, slot: Slot, beside: Option<InstanceId>) -> bool {
+    let mut others = state.instances_in(service, slot).filter(|other| Some(other.id) != beside);
+    others.any(|other| other.occupies().is_some() && !other.lost)
 }
 
 fn fits(

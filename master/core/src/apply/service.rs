@@ -11,7 +11,7 @@ use skein_common::{
     service::{Generation, Mode, Publish, ServiceSpec},
 };
 
-use super::{Answer, Step, check_etag, precondition};
+use super::{Answer, Step, check_etag, precondition, rollout};
 use crate::{
     command::{ObjectKind, Outcome, Rejection},
     state::{ClusterState, Service},
@@ -26,6 +26,8 @@ pub(super) fn create(step: &mut Step<'_>, id: ServiceId, spec: &Arc<ServiceSpec>
         spec: spec.clone(),
         generation: Generation(1),
         deleting: false,
+        kept: Vec::new(),
+        rollout: None,
         created_at: step.state.time,
         updated_at: step.state.time,
         created_revision: step.state.revision,
@@ -50,14 +52,16 @@ pub(super) fn update(
     if service.spec == *spec {
         return Ok(Outcome::Service(id));
     }
-    let goes_on = service.spec.runs_like(spec);
-    let generation = if goes_on { service.generation } else { Generation(service.generation.0 + 1) };
-    let message = if goes_on {
-        format!("service {} updated in place: {}", spec.name, wanted(spec))
+    let at = step.state.time;
+    let (service, message) = if service.spec.runs_like(spec) {
+        let message = format!("service {} updated in place: {}", spec.name, wanted(spec));
+        (Service { spec: spec.clone(), updated_at: at, ..service }, message)
     } else {
-        format!("service {} updated to generation {generation}: {}", spec.name, wanted(spec))
+        let service = rollout::begin(step, &service, spec.clone(), false);
+        let generation = service.generation;
+        let message = format!("service {} updated to generation {generation}: {}", spec.name, wanted(spec));
+        (service, message)
     };
-    let service = Service { spec: spec.clone(), generation, updated_at: step.state.time, ..service };
     step.put_service(service.clone());
     step.service_event(Severity::Info, "ServiceUpdated", &service, message);
     Ok(Outcome::Service(id))
@@ -99,7 +103,11 @@ pub(super) fn delete(step: &mut Step<'_>, id: ServiceId, expected: Option<Revisi
 }
 
 /// The service, when it may be changed by someone who saw `expected`.
-fn changeable(state: &ClusterState, id: ServiceId, expected: Option<Revision>) -> Result<Service, Rejection> {
+pub(super) fn changeable(
+    state: &ClusterState,
+    id: ServiceId,
+    expected: Option<Revision>,
+) -> Result<Service, Rejection> {
     let service = state.services.get(&id).ok_or_else(|| not_found(id))?;
     if service.deleting {
         return Err(being_deleted(&service.spec.name));
@@ -141,7 +149,11 @@ fn check_same_identity(before: &ServiceSpec, after: &ServiceSpec) -> Result<(), 
     }
 }
 
-fn check_published(state: &ClusterState, id: ServiceId, spec: &ServiceSpec) -> Result<(), Rejection> {
+pub(super) fn check_published(
+    state: &ClusterState,
+    id: ServiceId,
+    spec: &ServiceSpec,
+) -> Result<(), Rejection> {
     for (position, port) in spec.ports.iter().enumerate() {
         let Publish::Ingress { port: Some(number) } = port.publish else { continue };
         let owner = state.ingress_owner(port.protocol, number).filter(|owner| *owner != id);

@@ -580,6 +580,7 @@ fn a_new_instance_must_suit_its_service() {
         devices: Vec::new(),
         not_before: skein_common::Timestamp::default(),
         failures: 0,
+        beside: None,
         explanation: String::new(),
     };
     let node = cluster.node("n1");

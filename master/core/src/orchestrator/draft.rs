@@ -14,7 +14,7 @@ use skein_common::{
 
 use super::{Planned, Scope, history};
 use crate::{
-    command::{Explanation, NewInstance, Placement, Plan, Wish},
+    command::{Explanation, NewInstance, Placement, Plan, RolloutStep, Wish},
     scheduler::{Decision, Group, Item, Placed, Scheduler},
     state::{ClusterState, Service},
 };
@@ -88,7 +88,22 @@ impl<'a> Draft<'a> {
         instance.node.and_then(|node| self.state.node(node)).map(AsRef::as_ref)
     }
 
-    pub(super) fn create(&mut self, service: &Service, slot: Slot, retry: history::Retry) {
+    pub(super) fn conclude(&mut self, verdict: RolloutStep) {
+        self.plan.rollouts.push(verdict);
+    }
+
+    pub(super) fn has_verdict(&self, service: ServiceId) -> bool {
+        self.plan.rollouts.iter().any(|step| step.service == service)
+    }
+
+    /// `beside`: the instance of the slot that goes on until this one is Ready.
+    pub(super) fn create(
+        &mut self,
+        service: &Service,
+        slot: Slot,
+        retry: history::Retry,
+        beside: Option<InstanceId>,
+    ) {
         if self.is_full(self.plan.create.len()) {
             return;
         }
@@ -101,6 +116,7 @@ impl<'a> Draft<'a> {
             devices: Vec::new(),
             not_before: retry.not_before,
             failures: retry.failures,
+            beside,
             explanation: retry.explanation,
         });
     }
@@ -137,7 +153,7 @@ impl<'a> Draft<'a> {
         full
     }
 
-    fn wake(&mut self, at: Timestamp) {
+    pub(super) fn wake(&mut self, at: Timestamp) {
         self.wake_at = Some(self.wake_at.map_or(at, |known| known.min(at)));
     }
 
@@ -186,9 +202,15 @@ impl<'a> Draft<'a> {
 
     /// Its back-off is over and nothing of its slot may still run.
     fn may_be_placed(&mut self, waiting: &Waiting) -> bool {
-        let not_before = match waiting.source {
-            Source::State => self.state.instance(waiting.instance).map(|instance| instance.not_before),
-            Source::Created { position } => self.plan.create.get(position).map(|new| new.not_before),
+        let (not_before, beside) = match waiting.source {
+            Source::State => {
+                let known = self.state.instance(waiting.instance);
+                (known.map(|i| i.not_before), known.and_then(|i| i.beside))
+            }
+            Source::Created { position } => {
+                let new = self.plan.create.get(position);
+                (new.map(|new| new.not_before), new.and_then(|new| new.beside))
+            }
         };
         if let Some(later) = not_before.filter(|not_before| *not_before > self.now) {
             self.wake(later);
@@ -197,7 +219,8 @@ impl<'a> Draft<'a> {
         let vacating = self
             .state
             .instances_in(waiting.service, waiting.slot)
-            .any(|other| other.id != waiting.instance && other.occupies().is_some() && !self.loses(other));
+            .filter(|other| other.id != waiting.instance && Some(other.id) != beside)
+            .any(|other| other.occupies().is_some() && !self.loses(other));
         if vacating {
             self.explain(waiting, WAITS_FOR_PREDECESSOR);
         }

@@ -76,12 +76,14 @@ impl Scope {
 }
 
 /// Between its beginning and Ready, and between Ready and its end, an instance gives the planner
-/// nothing to do.
+/// nothing to do; a restart may end a rollout.
 fn matters(instance: &Instance) -> bool {
     use Phase::{Assigned, Creating, Draining, Failed, Pending, Pulling, Ready, Rejected};
     use Phase::{Running, Starting, Stopped, Stopping};
     match instance.observed.progress.phase {
-        Pulling | Creating | Starting | Running | Draining | Stopping => false,
+        Pulling | Creating | Starting | Running | Draining | Stopping => {
+            instance.observed.progress.attempt > 1
+        }
         Pending | Assigned | Ready | Stopped | Failed | Rejected => true,
     }
 }

@@ -51,6 +51,8 @@ impl Deref for Record<'_> {
 struct SlotRecord<'a> {
     slot: Slot,
     hold: Hold<'a>,
+    /// Started beside the holder, to take its place.
+    successor: Option<Record<'a>>,
     /// Its part of the records.
     range: Range<usize>,
 }
@@ -83,8 +85,8 @@ impl<'a> Slots<'a> {
         for part in records.chunk_by(|one, next| one.slot == next.slot) {
             let Some(first) = part.first() else { continue };
             let start = slots.last().map_or(0, |before| before.range.end);
-            let hold = holder(draft, part);
-            slots.push(SlotRecord { slot: first.slot, hold, range: start..start + part.len() });
+            let (hold, successor) = holder(draft, part);
+            slots.push(SlotRecord { slot: first.slot, hold, successor, range: start..start + part.len() });
         }
         Self { service, records, slots, begun: BTreeSet::new() }
     }
@@ -99,6 +101,31 @@ impl<'a> Slots<'a> {
         let begun = self.begun.iter().map(|slot| (*slot, Hold::Created));
         let known = self.slots.iter().map(|slot| (slot.slot, slot.hold));
         known.filter(|(_, hold)| hold.is_held()).chain(begun)
+    }
+
+    /// What lives, holders and their successors.
+    pub(super) fn live(&self) -> impl Iterator<Item = Record<'a>> {
+        self.slots.iter().flat_map(|slot| {
+            let holder = match slot.hold {
+                Hold::Live(instance) => Some(instance),
+                Hold::Free | Hold::Completed(_) | Hold::Failed(_) | Hold::Created => None,
+            };
+            holder.into_iter().chain(slot.successor)
+        })
+    }
+
+    pub(super) fn successor(&self, slot: Slot) -> Option<Record<'a>> {
+        let position = self.slots.binary_search_by_key(&slot, |record| record.slot).ok()?;
+        self.slots[position].successor
+    }
+
+    /// Slots where one instance is to take the place of another: holder, successor.
+    pub(super) fn successions(&self) -> Vec<(Slot, Record<'a>, Record<'a>)> {
+        let pair = |slot: &SlotRecord<'a>| match (slot.hold, slot.successor) {
+            (Hold::Live(holder), Some(successor)) => Some((slot.slot, holder, successor)),
+            _ => None,
+        };
+        self.slots.iter().filter_map(pair).collect()
     }
 
     /// Creates what is missing and removes what is too much.
@@ -171,8 +198,41 @@ impl<'a> Slots<'a> {
         self.create(draft, slot, Retry::default());
     }
 
+    /// Starts an instance of the current generation beside the holder; after failures, with their back-off.
+    pub(super) fn succeed(&mut self, draft: &mut Draft<'a>, slot: Slot, reason: &str) {
+        let generation = self.service.generation;
+        let Some(record) = self.find(slot) else { return };
+        let (Hold::Live(holder), range) = (record.hold, record.range.clone()) else { return };
+        let records = self.records.get(range).unwrap_or_default();
+        let failed = records.iter().filter(|i| i.generation == generation && i.has_failed());
+        let last = failed.max_by_key(|instance| (instance.created_revision, instance.id));
+        let mut retry =
+            last.map(|last| history::retry(last, last.observed.at.max(last.created_at))).unwrap_or_default();
+        if retry.explanation.is_empty() {
+            reason.clone_into(&mut retry.explanation);
+        }
+        draft.create(self.service, slot, retry, Some(holder.id));
+    }
+
+    /// The holder goes; its successor is Ready and holds the slot from now on.
+    pub(super) fn hand_over(&mut self, draft: &mut Draft<'a>, slot: Slot, reason: &str) {
+        let Some(record) = self.find(slot) else { return };
+        let (Some(holder), Some(successor)) = (record.hold.instance(), record.successor.take()) else {
+            return;
+        };
+        record.hold = Hold::Live(successor);
+        draft.wish(&holder, Desired::Stop, reason);
+    }
+
+    pub(super) fn end_successor(&mut self, draft: &mut Draft<'a>, slot: Slot, reason: &str) {
+        let successor = self.find(slot).and_then(|record| record.successor.take());
+        if let Some(successor) = successor {
+            draft.wish(&successor, Desired::Stop, reason);
+        }
+    }
+
     fn create(&mut self, draft: &mut Draft<'a>, slot: Slot, retry: Retry) {
-        draft.create(self.service, slot, retry);
+        draft.create(self.service, slot, retry, None);
         match self.find(slot) {
             Some(record) => record.hold = Hold::Created,
             None => {
@@ -183,7 +243,7 @@ impl<'a> Slots<'a> {
 
     fn remove(&mut self, draft: &mut Draft<'a>, slot: Slot, reason: &str) {
         let Some(record) = self.find(slot) else { return };
-        if let Some(instance) = record.hold.instance() {
+        for instance in record.hold.instance().into_iter().chain(record.successor.take()) {
             draft.wish(&instance, Desired::Remove, reason);
         }
         record.hold = Hold::Free;
@@ -230,13 +290,18 @@ fn give_up_with_node(draft: &mut Draft<'_>, instance: &Record<'_>) {
     }
 }
 
-/// The live instance, else the one that ended last and was to run.
-fn holder<'a>(draft: &mut Draft<'_>, records: &[Record<'a>]) -> Hold<'a> {
-    let live = records.iter().find(|instance| instance.is_live() && !draft.loses(instance)).copied();
+/// The live instance (and the one that was started beside it), else the one that ended last and
+/// was to run.
+fn holder<'a>(draft: &mut Draft<'_>, records: &[Record<'a>]) -> (Hold<'a>, Option<Record<'a>>) {
+    let mut live: Vec<_> =
+        records.iter().filter(|instance| instance.is_live() && !draft.loses(instance)).copied().collect();
     let wanted = records.iter().filter(|i| i.desired == Desired::Run && !i.is_live());
     let mut ended: Vec<Record<'a>> = wanted.copied().collect();
     ended.sort_by_key(|instance| (instance.created_revision, instance.id));
-    let hold = match live {
+    // The one that was there first, then the one beside it.
+    live.sort_by_key(|instance| (instance.created_revision, instance.id));
+    let mut live = live.into_iter();
+    let hold = match live.next() {
         Some(instance) => Hold::Live(instance),
         None => match ended.pop() {
             Some(last) if is_completed(draft, &last) => Hold::Completed(last),
@@ -244,9 +309,9 @@ fn holder<'a>(draft: &mut Draft<'_>, records: &[Record<'a>]) -> Hold<'a> {
             None => Hold::Free,
         },
     };
-    // Left behind by a plan that was applied in part.
+    // Left behind by a plan that was applied in part, or a successor that failed.
     ended.into_iter().for_each(|instance| draft.wish(&instance, Desired::Stop, ""));
-    hold
+    (hold, live.next())
 }
 
 fn is_completed(draft: &Draft<'_>, instance: &Instance) -> bool {

@@ -60,16 +60,15 @@ impl ClusterState {
             self.index.repelling.entry(name.to_owned()).or_default().insert(service.id);
         }
         self.specs.insert((service.id, service.generation), service.spec.clone());
-        let before = self.services.insert(service.id, service.clone());
-        if let Some(before) = before.filter(|before| before.generation != service.generation) {
-            self.drop_unused_spec(before.id, before.generation);
+        if let Some(before) = self.services.insert(service.id, service.clone()) {
+            before.holds().for_each(|generation| self.drop_unused_spec(service.id, generation));
         }
     }
 
     pub(crate) fn drop_service(&mut self, id: ServiceId) -> Option<Arc<Service>> {
         let service = self.services.remove(&id)?;
         self.unindex_service(&service);
-        self.drop_unused_spec(id, service.generation);
+        service.holds().for_each(|generation| self.drop_unused_spec(id, generation));
         Some(service)
     }
 
@@ -86,7 +85,8 @@ impl ClusterState {
     }
 
     fn drop_unused_spec(&mut self, service: ServiceId, generation: Generation) {
-        let held = self.services.get(&service).is_some_and(|service| service.generation == generation);
+        let held =
+            self.services.get(&service).is_some_and(|service| service.holds().any(|g| g == generation));
         if !held && !self.index.spec_users.contains_key(&(service, generation)) {
             self.specs.remove(&(service, generation));
         }

@@ -79,6 +79,16 @@ impl ClusterState {
         self.spec(instance.service, instance.generation)
     }
 
+    /// Whether the instance is as its service should be now: of its generation, or of an earlier
+    /// one that runs the same (after going back).
+    #[must_use]
+    pub fn is_current(&self, instance: &Instance) -> bool {
+        self.service(instance.service).is_some_and(|service| {
+            instance.generation == service.generation
+                || self.spec_of(instance).is_some_and(|spec| spec.runs_like(&service.spec))
+        })
+    }
+
     pub fn instances(&self) -> impl Iterator<Item = &Arc<Instance>> {
         self.instances.values()
     }
@@ -214,5 +224,12 @@ impl ClusterState {
     #[must_use]
     pub fn node_name(&self, node: NodeId) -> String {
         self.nodes.get(&node).map_or_else(|| node.to_string(), |node| node.description.name.clone())
+    }
+}
+
+impl Service {
+    /// Generations whose specs must stay.
+    pub fn holds(&self) -> impl Iterator<Item = Generation> {
+        self.kept.iter().copied().chain(std::iter::once(self.generation))
     }
 }

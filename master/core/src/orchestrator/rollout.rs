@@ -1,0 +1,240 @@
+//! Replacing what runs by what should: an older generation, a node that is being drained or no
+//! longer satisfies the constraints.
+//!
+//! What is pending goes at once: nothing is lost with it. So does what is not Ready on a node it
+//! must leave. Everything else is replaced `parallelism` at a time, and only while no more than
+//! `max_unavailable` are missing: first what is not Ready anyway, then what must leave its node,
+//! then the lowest slot. Stop-first ends the old instance and creates the new one, which waits;
+//! start-first creates the new one beside the old one, which ends when the new one is Ready.
+//!
+//! Invariant: never fewer than desired − max_unavailable are Ready because of this. The progress
+//! of a rollout is the instances themselves, so a new leader goes on with it; only verdicts
+//! (`verdict`) are stored.
+//! Deliberately not here: whether the rollout goes well (`verdict`), what a verdict does (`apply`).
+
+use skein_common::{
+    instance::{Phase, Slot},
+    node::Liveness,
+    rollout::RolloutPhase,
+    service::{Mode, Publish, ServiceSpec, UpdateOrder, UpdatePolicy},
+};
+
+use super::{
+    draft::Draft,
+    slots::{Hold, Record, Slots, misplaced},
+    verdict,
+};
+use crate::state::Service;
+
+struct Candidate {
+    slot: Slot,
+    reason: String,
+    ready: bool,
+    /// Must leave its node.
+    misplaced: bool,
+}
+
+/// What the rollout makes of the slots, as the plan leaves them.
+#[derive(Default)]
+pub(super) struct Survey {
+    candidates: Vec<Candidate>,
+    /// Slots that something is being done to, or that are not Ready yet.
+    pub(super) unsettled: usize,
+    /// Slots without a Ready instance.
+    unavailable: usize,
+    /// Slots whose instance runs the current spec, Ready or not.
+    pub(super) updated: usize,
+    pub(super) total: usize,
+}
+
+/// What is to be done about a slot.
+enum Standing {
+    /// As it should be, or out of reach without being missed.
+    Fine,
+    /// Not Ready yet, or being replaced.
+    Unsettled,
+    Outdated(Candidate),
+    /// Nothing is lost by replacing it at once.
+    ReplaceNow {
+        reason: String,
+    },
+}
+
+pub(super) fn advance<'a>(draft: &mut Draft<'a>, slots: &mut Slots<'a>) {
+    let policy = policy(slots.service);
+    finish_successions(draft, slots);
+    let mut survey = survey(draft, slots);
+    verdict::conclude(draft, slots, &policy, &survey);
+    survey.candidates.sort_by_key(|candidate| (candidate.ready, !candidate.misplaced, candidate.slot));
+    replace(draft, slots, &policy, survey);
+}
+
+/// The policy that the service's rollout follows.
+pub(super) fn policy(service: &Service) -> UpdatePolicy {
+    let spec = &service.spec;
+    match service.rollout.as_ref().filter(|rollout| rollout.is_rollback) {
+        Some(_) => spec.rollback.unwrap_or(verdict::rollback_policy(spec.update)),
+        None => spec.update,
+    }
+}
+
+fn replace<'a>(draft: &mut Draft<'a>, slots: &mut Slots<'a>, policy: &UpdatePolicy, survey: Survey) {
+    let service = slots.service;
+    let wanted = u32::try_from(survey.total).unwrap_or(u32::MAX);
+    let start_first = starts_first(&service.spec, policy);
+    let most = usize::try_from(service.spec.max_unavailable(wanted)).unwrap_or(usize::MAX);
+    let parallelism = if policy.parallelism == 0 { wanted } else { policy.parallelism };
+    let parallelism = usize::try_from(parallelism).unwrap_or(usize::MAX);
+    let mut room = parallelism.saturating_sub(survey.unsettled);
+    let mut unavailable = survey.unavailable;
+    let mut updates = verdict::updates_allowed(draft, slots, policy, &survey);
+    for candidate in survey.candidates {
+        if room == 0 {
+            return;
+        }
+        if !candidate.misplaced {
+            let Some(left) = updates.checked_sub(1) else { continue };
+            updates = left;
+        }
+        if start_first && candidate.ready {
+            slots.succeed(draft, candidate.slot, &candidate.reason);
+        } else if !candidate.ready || unavailable < most {
+            unavailable += usize::from(candidate.ready);
+            slots.supersede(draft, candidate.slot, &candidate.reason);
+        } else {
+            continue;
+        }
+        room -= 1;
+    }
+}
+
+/// A port in host mode belongs to one instance of a node at a time.
+fn starts_first(spec: &ServiceSpec, policy: &UpdatePolicy) -> bool {
+    let exclusive = spec.ports.iter().any(|port| matches!(port.publish, Publish::Host { .. }));
+    policy.order == UpdateOrder::StartFirst && !exclusive
+}
+
+/// Ends the old instance where the new one is Ready, and the new one where it is not wanted (any more).
+fn finish_successions<'a>(draft: &mut Draft<'a>, slots: &mut Slots<'a>) {
+    for (slot, holder, successor) in slots.successions() {
+        let ready = successor.observed.progress.phase == Phase::Ready;
+        let holder_stays = draft.state.is_current(&holder) && must_leave(draft, slots, &holder).is_none();
+        if !draft.state.is_current(&successor) || must_leave(draft, slots, &successor).is_some() {
+            slots.end_successor(draft, slot, "the service has changed again");
+        } else if holder_stays && !ready {
+            slots.end_successor(draft, slot, "its predecessor stays");
+        } else if ready {
+            slots.hand_over(draft, slot, "its successor is ready");
+        }
+    }
+}
+
+fn survey<'a>(draft: &mut Draft<'a>, slots: &mut Slots<'a>) -> Survey {
+    let mut survey = Survey::default();
+    let held: Vec<_> = slots.held().collect();
+    for (slot, hold) in held {
+        survey.total += 1;
+        survey.updated += usize::from(is_updated(draft, slots, slot, hold));
+        let available = match hold {
+            Hold::Live(instance) => instance.observed.progress.phase == Phase::Ready,
+            Hold::Completed(_) => true,
+            Hold::Free | Hold::Failed(_) | Hold::Created => false,
+        };
+        let standing = if slots.successor(slot).is_some() {
+            Standing::Unsettled
+        } else {
+            judge(draft, slots, slot, hold)
+        };
+        match standing {
+            Standing::Fine => continue,
+            Standing::Unsettled => survey.unsettled += 1,
+            Standing::Outdated(candidate) => survey.candidates.push(candidate),
+            Standing::ReplaceNow { reason } => {
+                survey.unsettled += 1;
+                slots.supersede(draft, slot, &reason);
+            }
+        }
+        survey.unavailable += usize::from(!available);
+    }
+    survey
+}
+
+fn is_updated(draft: &Draft<'_>, slots: &Slots<'_>, slot: Slot, hold: Hold<'_>) -> bool {
+    match hold {
+        Hold::Created => true,
+        Hold::Live(instance) | Hold::Completed(instance) => {
+            slots.successor(slot).is_some() || draft.state.is_current(&instance)
+        }
+        Hold::Free | Hold::Failed(_) => false,
+    }
+}
+
+fn judge(draft: &Draft<'_>, slots: &Slots<'_>, slot: Slot, hold: Hold<'_>) -> Standing {
+    let service = slots.service;
+    let updated = || format!("the service is now at generation {}", service.generation);
+    match hold {
+        Hold::Free => Standing::Fine,
+        Hold::Created | Hold::Failed(_) => Standing::Unsettled,
+        Hold::Completed(instance) if draft.state.is_current(&instance) => Standing::Fine,
+        Hold::Completed(_) => {
+            Standing::Outdated(Candidate { slot, reason: updated(), ready: false, misplaced: false })
+        }
+        Hold::Live(instance) => {
+            let outdated = !draft.state.is_current(&instance);
+            if instance.node.is_none() {
+                // A paused rollout begins nothing new.
+                return if outdated && !is_held_up(service) {
+                    Standing::ReplaceNow { reason: updated() }
+                } else {
+                    Standing::Unsettled
+                };
+            }
+            let leave = must_leave(draft, slots, &instance);
+            let reason = leave.clone().or_else(|| outdated.then(updated));
+            judge_placed(slots, &instance, slot, leave.is_some(), reason)
+        }
+    }
+}
+
+fn is_held_up(service: &Service) -> bool {
+    let phase = service.rollout.as_ref().map(|rollout| rollout.phase);
+    matches!(phase, Some(RolloutPhase::Paused | RolloutPhase::AwaitingPromotion))
+}
+
+fn judge_placed(
+    slots: &Slots<'_>,
+    instance: &Record<'_>,
+    slot: Slot,
+    misplaced: bool,
+    reason: Option<String>,
+) -> Standing {
+    let ready = instance.observed.progress.phase == Phase::Ready;
+    match instance.node.map(|node| node.liveness) {
+        Some(Liveness::Ready) => {}
+        // The one instance of a node that is away; it follows when the node is back.
+        Some(Liveness::Down) | None if slots.service.spec.mode == Mode::Global => return Standing::Fine,
+        // A wish to stop would not reach it.
+        Some(Liveness::Unknown | Liveness::Down) | None => return Standing::Unsettled,
+    }
+    match reason {
+        None if ready => Standing::Fine,
+        None => Standing::Unsettled,
+        Some(reason) if misplaced && !ready => Standing::ReplaceNow { reason },
+        Some(reason) => Standing::Outdated(Candidate { slot, reason, ready, misplaced }),
+    }
+}
+
+/// Why a replicated instance has to leave its node. (Slots of global services are removed with
+/// their node's eligibility.)
+fn must_leave(draft: &Draft<'_>, slots: &Slots<'_>, instance: &Record<'_>) -> Option<String> {
+    let service = slots.service;
+    if service.spec.mode == Mode::Global {
+        return None;
+    }
+    let current = instance.generation == service.generation;
+    let spec = if current { Some(&service.spec) } else { draft.state.spec_of(instance) };
+    misplaced(instance.node?, spec?)
+}
+
+#[cfg(test)]
+mod tests;
