@@ -4,6 +4,7 @@
 //! equal specs need no new generation.
 //! Deliberately not here: the observed side (`instance`), the Compose spelling (`cli`).
 
+mod mount;
 mod update;
 mod validate;
 
@@ -11,12 +12,13 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
+pub use self::mount::{Mount, MountKind, MountOptions, PROPAGATIONS};
 pub use self::update::{
     DEFAULT_MONITOR, DEFAULT_PROGRESS_DEADLINE, Disruption, FailureAction, KEPT_GENERATIONS, UpdateOrder,
     UpdatePolicy,
 };
-pub use crate::placement::PlacementPolicy;
 use crate::Resources;
+pub use crate::placement::PlacementPolicy;
 
 /// SIGTERM to SIGKILL when the spec says nothing (Docker's and Swarm's default).
 pub const DEFAULT_STOP_GRACE: Duration = Duration::from_secs(10);
@@ -128,24 +130,6 @@ pub struct Ulimit {
     pub name: String,
     pub soft: i64,
     pub hard: i64,
-}
-
-/// A path in the container that is backed by something outside it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Mount {
-    pub kind: MountKind,
-    /// Host path (bind) or volume name; empty for tmpfs and anonymous volumes.
-    pub source: String,
-    /// Absolute path in the container.
-    pub target: String,
-    pub read_only: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum MountKind {
-    Bind,
-    Volume,
-    Tmpfs,
 }
 
 /// Docker's own health check of a container.

@@ -57,7 +57,7 @@ prop_compose! {
             entrypoint: vec!["/run".into()],
             user: "1000:1000".into(),
             working_dir: "/srv".into(),
-            mounts: vec![Mount { kind: MountKind::Volume, source: "data".into(), target: "/data".into(), read_only }],
+            mounts: vec![Mount { kind: MountKind::Volume, source: "data".into(), target: "/data".into(), read_only, options: mount_options(read_only) }],
             stop_signal: "SIGINT".into(),
             hostname: "web".into(),
             init: read_only,
@@ -75,6 +75,19 @@ prop_compose! {
             ulimits: vec![Ulimit { name: "nofile".into(), soft: 1024, hard: -1 }],
         }
     }
+}
+
+fn mount_options(some: bool) -> MountOptions {
+    let texts = BTreeMap::from([("o".to_owned(), "ro".to_owned())]);
+    let options = MountOptions {
+        no_copy: true,
+        subpath: "a".into(),
+        driver: "local".into(),
+        driver_options: texts.clone(),
+        labels: texts,
+        ..MountOptions::default()
+    };
+    if some { options } else { MountOptions::default() }
 }
 
 fn publish() -> impl Strategy<Value = Publish> {
@@ -113,7 +126,12 @@ fn placement() -> PlacementPolicy {
             direction: Direction::Near,
             weight: Some(30),
         }],
-        generic: vec![GenericRequest { name: "gpu".into(), count: 1, millis: 250, models: vec!["T4".into()] }],
+        generic: vec![GenericRequest {
+            name: "gpu".into(),
+            count: 1,
+            millis: 250,
+            models: vec!["T4".into()],
+        }],
         tolerations: vec!["gpu".into()],
     }
 }

@@ -7,7 +7,7 @@ use skein_agent::runtime::{ContainerRuntime, Owner, RuntimeError, container_name
 use skein_common::{
     NodeId,
     instance::PortBinding,
-    service::{Mount, MountKind, Protocol},
+    service::{Mount, MountKind, MountOptions, Protocol},
 };
 
 use crate::sandbox::{FOREIGN_LABEL, IMAGE, PORT, Sandbox, daemon, published, sample};
@@ -89,6 +89,7 @@ async fn a_path_that_is_not_there_is_rejected() {
         source: source.to_owned(),
         target: target.to_owned(),
         read_only: true,
+        options: MountOptions::default(),
     };
     let mut config = sample();
     config.container.mounts = vec![bind("/no/such/path", "/data")];

@@ -6,7 +6,7 @@ use bollard::models::{HostConfig, RestartPolicyNameEnum};
 use skein_agent::runtime::ContainerConfig;
 use skein_common::{
     Resources,
-    service::{Mount, MountKind},
+    service::{Mount, MountKind, MountOptions},
 };
 
 use crate::{
@@ -15,7 +15,13 @@ use crate::{
 };
 
 fn mount(kind: MountKind, source: &str, target: &str, read_only: bool) -> Mount {
-    Mount { kind, source: source.to_owned(), target: target.to_owned(), read_only }
+    Mount {
+        kind,
+        source: source.to_owned(),
+        target: target.to_owned(),
+        read_only,
+        options: MountOptions::default(),
+    }
 }
 
 fn everything() -> (ContainerConfig, u16) {

@@ -50,7 +50,7 @@ pub fn read(
     let Some(section) = field.section(keys::EXTENSION, report) else { return };
     placement(&section, spec, names, origins, report);
     if let Some(field) = section.get("disruption") {
-        origins.add("spec.disruption", &field.path, field.node.at);
+        origins.add("spec.max_unavailable", &field.path, field.node.at);
         spec.disruption = disruption(&field, report);
     }
     if let Some(field) = section.get("canary") {

@@ -221,6 +221,21 @@ impl<'a> Field<'a> {
         }
     }
 
+    /// Permissions of a file. A plain `0440` is octal; so is a quoted one, because variables are
+    /// always text.
+    pub fn mode(&self, report: &mut Report) -> Option<u32> {
+        let expected = "permissions such as 0440";
+        let scalar = self.scalar(expected, report)?;
+        let value = match scalar.meaning() {
+            Meaning::Integer(value) => u32::try_from(value).ok(),
+            _ => u32::from_str_radix(scalar.text.trim_start_matches("0o"), 8).ok(),
+        };
+        match value.filter(|value| *value <= 0o7777) {
+            Some(value) => Some(value),
+            None => self.unexpected(expected, report),
+        }
+    }
+
     pub fn boolean(&self, report: &mut Report) -> Option<bool> {
         let scalar = self.scalar("true or false", report)?;
         match scalar.text.to_lowercase().as_str() {

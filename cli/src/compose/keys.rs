@@ -237,24 +237,15 @@ pub const MOUNT: Keys = &[
     ("volume", Read),
 ];
 pub const MOUNT_BIND: Keys = &[
-    ("create_host_path", Ignored("ignored: Docker's default of the node holds")),
-    ("propagation", Refused(LATER)),
+    ("create_host_path", Ignored("ignored: a path that is not there is an error, as in a stack")),
+    ("propagation", Read),
     ("recursive", Refused(LATER)),
     ("selinux", Ignored("ignored: not supported yet")),
 ];
-pub const MOUNT_VOLUME: Keys = &[
-    ("labels", Ignored("ignored: not supported yet")),
-    ("nocopy", Refused(LATER)),
-    ("subpath", Refused(LATER)),
-];
-pub const MOUNT_TMPFS: Keys = &[("mode", Refused(LATER)), ("size", Refused(LATER))];
-pub const VOLUME: Keys = &[
-    ("driver", Read),
-    ("driver_opts", Refused("not supported yet: create the volume on the nodes and mark it external: true")),
-    ("external", Read),
-    ("labels", Ignored("ignored: not supported yet")),
-    ("name", Read),
-];
+pub const MOUNT_VOLUME: Keys = &[("labels", Read), ("nocopy", Read), ("subpath", Read)];
+pub const MOUNT_TMPFS: Keys = &[("mode", Read), ("size", Read)];
+pub const VOLUME: Keys =
+    &[("driver", Read), ("driver_opts", Read), ("external", Read), ("labels", Read), ("name", Read)];
 pub const NETWORK: Keys = &[
     ("attachable", Read),
     ("driver", Read),

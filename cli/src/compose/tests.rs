@@ -7,8 +7,8 @@ use skein_common::{
     Resources,
     placement::{Affinity, Direction, GenericRequest, Strategy, TopologyKey, TopologySpread},
     service::{
-        Disruption, FailureAction, HealthTest, Mode, Mount, MountKind, PlacementPolicy, Protocol, Publish,
-        RestartCondition, UpdateOrder, UpdatePolicy,
+        Disruption, FailureAction, HealthTest, Mode, Mount, MountKind, MountOptions, PlacementPolicy,
+        Protocol, Publish, RestartCondition, UpdateOrder, UpdatePolicy,
     },
 };
 
@@ -324,9 +324,18 @@ const ERRORS_OF_A_SERVICE: &[(&str, &str)] = &[
         "4:15: services.web.volumes[0]: the volume dta is not declared; declare it under the top-level volumes, \
              or write ./dta for a folder",
     ),
+    ("volumes: ['/a:/b:nocopy']", "4:15: services.web.volumes[0]: an option of another kind of mount is set"),
     (
-        "volumes: ['/a:/b:nocopy']",
-        "4:15: services.web.volumes[0]: the option nocopy is not supported: use ro or rw",
+        "volumes: ['/a:/b:swift']",
+        "4:15: services.web.volumes[0]: the option swift is not supported: use ro, rw, nocopy or a kind of propagation",
+    ),
+    (
+        "volumes: [{ type: tmpfs, target: /t, volume: { nocopy: true } }]",
+        "4:50: services.web.volumes[0].volume: options for type: volume, but the type is another",
+    ),
+    (
+        "tmpfs: '/t:size=lots'",
+        "4:12: services.web.tmpfs: \"lots\" is not a size: write for example 512M, 1.5G or a number of bytes",
     ),
     (
         "volumes: ['a:b:c:d']",
@@ -505,12 +514,45 @@ fn volumes_take_their_name_on_the_node() {
             source: source.to_owned(),
             target: "/d".to_owned(),
             read_only: false,
+            options: MountOptions::default(),
         };
         assert_eq!(mount, expected, "{declaration}");
     }
+    let driver =
+        stack(&text("{ driver: rexray/ebs }")).services[0].spec.container.mounts[0].options.driver.clone();
+    assert_eq!(driver, "rexray/ebs");
+}
+
+#[test]
+fn options_of_mounts() {
+    let body = "volumes:\n  - data:/a:nocopy\n  - { type: volume, source: nfs, target: /b, volume: { subpath: x } }\n  - \
+                /c:/c:ro,rshared\n  - { type: bind, source: /d, target: /d, bind: { propagation: slave } }\n  - { type: tmpfs, \
+                target: /e, tmpfs: { size: 64M, mode: 0700 } }\n  - { type: volume, target: /f, volume: { labels: [a=b] } }\ntmpfs: \
+                ['/g:size=1k,mode=755,noexec']";
+    let volumes = "volumes: { data: , nfs: { driver: local, driver_opts: { type: nfs, size: 1 }, labels: { team: a } } }\n";
+    let stack = stack(&(web(body) + volumes));
+    let mounts = &stack.services[0].spec.container.mounts;
+    let options = |position: usize| mounts[position].options.clone();
+    let none = MountOptions::default;
+    let map =
+        |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+    assert_eq!(options(0), MountOptions { no_copy: true, ..none() });
+    let nfs = MountOptions {
+        subpath: "x".to_owned(),
+        driver_options: map(&[("type", "nfs"), ("size", "1")]),
+        labels: map(&[("team", "a")]),
+        ..none()
+    };
+    assert_eq!(options(1), nfs);
+    assert_eq!(options(2), MountOptions { propagation: "rshared".to_owned(), ..none() });
+    assert!(mounts[2].read_only);
+    assert_eq!(options(3), MountOptions { propagation: "slave".to_owned(), ..none() });
+    assert_eq!(options(4), MountOptions { size_bytes: 64 << 20, mode: 0o700, ..none() });
+    assert_eq!(options(5), MountOptions { labels: map(&[("a", "b")]), ..none() });
+    assert_eq!(options(6), MountOptions { size_bytes: 1024, mode: 0o755, ..none() });
     assert_eq!(
-        findings(&text("{ driver: nfs }")),
-        "6:19: volumes.data.driver: the driver nfs is not supported: volumes are local to their node"
+        lines(&stack.warnings).replace("compose.yaml:", ""),
+        "11:13: warning: services.web.tmpfs[0]: the option noexec is ignored"
     );
 }
 

@@ -5,22 +5,33 @@
 
 use std::collections::BTreeMap;
 
-use skein_common::service::{Mount, MountKind};
+use skein_common::service::{Mount, MountKind, MountOptions, PROPAGATIONS};
 
 use super::{
+    amount,
     diagnostic::{Position, Report},
     environment::Files,
     field::{Field, Section},
     keys,
     origin::Origins,
+    service,
     yaml::Value,
 };
 
 /// Options of the short form that have no effect on what a container sees here.
 const HARMLESS_OPTIONS: [&str; 6] = ["z", "Z", "cached", "delegated", "consistent", "default"];
 
-/// The declared volumes: name in the file → name on the node.
-pub type Volumes = BTreeMap<String, String>;
+/// The declared volumes by their name in the file.
+pub type Volumes = BTreeMap<String, Declared>;
+
+/// What a volume is on its node.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Declared {
+    name: String,
+    driver: String,
+    driver_options: BTreeMap<String, String>,
+    labels: BTreeMap<String, String>,
+}
 
 /// The top-level section.
 pub fn declared(field: &Field<'_>, stack: &str, report: &mut Report) -> Volumes {
@@ -28,15 +39,11 @@ pub fn declared(field: &Field<'_>, stack: &str, report: &mut Report) -> Volumes 
     section.all().map(|(name, field)| (name.to_owned(), declaration(name, &field, stack, report))).collect()
 }
 
-fn declaration(name: &str, field: &Field<'_>, stack: &str, report: &mut Report) -> String {
+fn declaration(name: &str, field: &Field<'_>, stack: &str, report: &mut Report) -> Declared {
     let own = format!("{stack}_{name}");
-    let Some(section) = field.section(keys::VOLUME, report) else { return own };
-    if let Some(driver) = section.get("driver")
-        && let Some(text) = driver.text(report)
-        && text != "local"
-    {
-        driver.error(report, format!("the driver {text} is not supported: volumes are local to their node"));
-    }
+    let Some(section) = field.section(keys::VOLUME, report) else {
+        return Declared { name: own, ..Declared::default() };
+    };
     let given = section.get("name").and_then(|field| field.text(report));
     let external = section.get("external").and_then(|field| match &field.node.value {
         Value::Map(_) => {
@@ -46,7 +53,27 @@ fn declaration(name: &str, field: &Field<'_>, stack: &str, report: &mut Report) 
         }
         _ => field.boolean(report)?.then(|| name.to_owned()),
     });
-    given.or(external).unwrap_or(own)
+    if external.is_some() {
+        for key in ["driver", "driver_opts", "labels"] {
+            if let Some(field) = section.get(key) {
+                field.error(report, "an external volume is made by others: remove this");
+            }
+        }
+    }
+    let map = |key: &str, report: &mut Report| {
+        section.get(key).map(|field| service::labels(&field, report)).unwrap_or_default()
+    };
+    Declared {
+        name: given.or(external).unwrap_or(own),
+        // The engine's own, which is used anyway.
+        driver: section
+            .get("driver")
+            .and_then(|field| field.text(report))
+            .filter(|driver| driver != "local")
+            .unwrap_or_default(),
+        driver_options: map("driver_opts", report),
+        labels: map("labels", report),
+    }
 }
 
 /// All mounts of a service, in the order of the file.
@@ -74,25 +101,35 @@ pub fn mounts(
     found.into_iter().map(|(mount, _, _)| mount).collect()
 }
 
+/// `/path`, or `/path:size=64m,mode=1777`.
 fn tmpfs(item: &Field<'_>, report: &mut Report) -> Option<Mount> {
     let text = item.text(report)?;
-    if let Some((path, options)) = text.split_once(':') {
-        item.error(
-            report,
-            format!("options of a tmpfs are not supported yet: write {path} without {options}"),
-        );
-        return None;
+    let (target, rest) = text.split_once(':').unwrap_or((&text, ""));
+    let mut options = MountOptions::default();
+    for option in rest.split(',').filter(|option| !option.is_empty()) {
+        match option.split_once('=') {
+            Some(("size", size)) => match amount::parse_bytes(size) {
+                Ok(bytes) => options.size_bytes = bytes,
+                Err(message) => item.error(report, message),
+            },
+            Some(("mode", mode)) => match u32::from_str_radix(mode, 8) {
+                Ok(mode) => options.mode = mode,
+                Err(_) => item.error(report, format!("{mode:?} is not a mode: write for example 1777")),
+            },
+            _ => item.warn(report, format!("the option {option} is ignored")),
+        }
     }
-    Some(Mount { kind: MountKind::Tmpfs, source: String::new(), target: text, read_only: false })
+    let target = target.to_owned();
+    Some(Mount { kind: MountKind::Tmpfs, source: String::new(), target, read_only: false, options })
 }
 
 fn short(item: &Field<'_>, volumes: &Volumes, files: &Files<'_>, report: &mut Report) -> Option<Mount> {
     let text = item.text(report)?;
     let parts: Vec<&str> = text.split(':').collect();
-    let (source, target, options) = match parts.as_slice() {
+    let (source, target, words) = match parts.as_slice() {
         [target] => ("", *target, ""),
         [source, target] => (*source, *target, ""),
-        [source, target, options] => (*source, *target, *options),
+        [source, target, words] => (*source, *target, *words),
         _ => {
             item.error(report, format!("{text:?} has too many colons: SOURCE:TARGET[:ro]"));
             return None;
@@ -102,34 +139,59 @@ fn short(item: &Field<'_>, volumes: &Volumes, files: &Files<'_>, report: &mut Re
         item.error(report, format!("{text:?} has an empty part: SOURCE:TARGET[:ro]"));
         return None;
     }
-    let mut read_only = false;
-    for option in options.split(',').filter(|option| !option.is_empty()) {
-        match option {
-            "ro" => read_only = true,
-            "rw" => read_only = false,
+    let mut mount = if source.starts_with(['.', '/', '~']) {
+        bind(source, target, files)
+    } else {
+        volume(item, source, target, volumes, report)?
+    };
+    for word in words.split(',').filter(|word| !word.is_empty()) {
+        match word {
+            "ro" => mount.read_only = true,
+            "rw" => mount.read_only = false,
+            "nocopy" => mount.options.no_copy = true,
+            kind if PROPAGATIONS.contains(&kind) => mount.options.propagation = kind.to_owned(),
             other if HARMLESS_OPTIONS.contains(&other) => {
                 item.warn(report, format!("the option {other} is ignored"));
             }
-            other => item.error(report, format!("the option {other} is not supported: use ro or rw")),
+            other => item.error(
+                report,
+                format!("the option {other} is not supported: use ro, rw, nocopy or a kind of propagation"),
+            ),
         }
     }
-    let (kind, source) = if source.starts_with(['.', '/', '~']) {
-        (MountKind::Bind, bind_source(source, files))
-    } else {
-        (MountKind::Volume, volume_source(item, source, volumes, report)?)
-    };
-    Some(Mount { kind, source, target: target.to_owned(), read_only })
+    Some(mount)
 }
 
-fn bind_source(source: &str, files: &Files<'_>) -> String {
-    files.resolve(source).to_string_lossy().into_owned()
-}
-
-/// Empty for an anonymous volume.
-fn volume_source(item: &Field<'_>, name: &str, volumes: &Volumes, report: &mut Report) -> Option<String> {
-    if name.is_empty() {
-        return Some(String::new());
+fn bind(source: &str, target: &str, files: &Files<'_>) -> Mount {
+    Mount {
+        kind: MountKind::Bind,
+        source: files.resolve(source).to_string_lossy().into_owned(),
+        target: target.to_owned(),
+        read_only: false,
+        options: MountOptions::default(),
     }
+}
+
+/// A declared volume, or an anonymous one when it has no name.
+fn volume(
+    item: &Field<'_>,
+    name: &str,
+    target: &str,
+    volumes: &Volumes,
+    report: &mut Report,
+) -> Option<Mount> {
+    let known = if name.is_empty() { Declared::default() } else { find(item, name, volumes, report)? };
+    let options = MountOptions {
+        driver: known.driver,
+        driver_options: known.driver_options,
+        labels: known.labels,
+        ..MountOptions::default()
+    };
+    let target = target.to_owned();
+    Some(Mount { kind: MountKind::Volume, source: known.name, target, read_only: false, options })
+}
+
+fn find(item: &Field<'_>, name: &str, volumes: &Volumes, report: &mut Report) -> Option<Declared> {
     if let Some(known) = volumes.get(name) {
         return Some(known.clone());
     }
@@ -146,32 +208,53 @@ fn long(item: &Field<'_>, volumes: &Volumes, files: &Files<'_>, report: &mut Rep
     let section = item.section(keys::MOUNT, report)?;
     let kinds = [("volume", MountKind::Volume), ("bind", MountKind::Bind), ("tmpfs", MountKind::Tmpfs)];
     let kind = section.get("type").map_or(Some(MountKind::Volume), |field| field.choice(&kinds, report));
-    for (name, options, of) in [
-        ("bind", keys::MOUNT_BIND, MountKind::Bind),
-        ("volume", keys::MOUNT_VOLUME, MountKind::Volume),
-        ("tmpfs", keys::MOUNT_TMPFS, MountKind::Tmpfs),
-    ] {
-        let Some(field) = section.get(name) else { continue };
-        field.section(options, report);
-        if kind.is_some_and(|kind| kind != of) {
-            field.error(report, format!("options for type: {name}, but the type is another"));
-        }
-    }
-    let read_only = section.get("read_only").and_then(|field| field.boolean(report)).unwrap_or(false);
     let source = section.get("source").and_then(|field| field.text(report)).unwrap_or_default();
     let Some(target) = section.get("target") else {
         item.error(report, "target is required: the path in the container");
         return None;
     };
     let target = target.text(report)?;
-    let source = match kind? {
-        MountKind::Volume => volume_source(item, &source, volumes, report)?,
+    let mut mount = match kind? {
+        MountKind::Volume => volume(item, &source, &target, volumes, report)?,
         MountKind::Bind if source.is_empty() => {
             item.error(report, "source is required with type: bind");
             return None;
         }
-        MountKind::Bind => bind_source(&source, files),
-        MountKind::Tmpfs => source,
+        MountKind::Bind => bind(&source, &target, files),
+        MountKind::Tmpfs => Mount {
+            kind: MountKind::Tmpfs,
+            source,
+            target,
+            read_only: false,
+            options: MountOptions::default(),
+        },
     };
-    Some(Mount { kind: kind?, source, target, read_only })
+    mount.read_only = section.get("read_only").and_then(|field| field.boolean(report)).unwrap_or(false);
+    options(&section, &mut mount, report);
+    Some(mount)
+}
+
+fn options(section: &Section<'_>, mount: &mut Mount, report: &mut Report) {
+    for (name, keys, of) in [
+        ("bind", keys::MOUNT_BIND, MountKind::Bind),
+        ("volume", keys::MOUNT_VOLUME, MountKind::Volume),
+        ("tmpfs", keys::MOUNT_TMPFS, MountKind::Tmpfs),
+    ] {
+        let Some(field) = section.get(name) else { continue };
+        let Some(part) = field.section(keys, report) else { continue };
+        if mount.kind != of {
+            field.error(report, format!("options for type: {name}, but the type is another"));
+            continue;
+        }
+        let options = &mut mount.options;
+        options.propagation =
+            part.get("propagation").and_then(|field| field.text(report)).unwrap_or_default();
+        options.no_copy = part.get("nocopy").and_then(|field| field.boolean(report)).unwrap_or_default();
+        options.subpath = part.get("subpath").and_then(|field| field.text(report)).unwrap_or_default();
+        if let Some(field) = part.get("labels") {
+            options.labels.extend(service::labels(&field, report));
+        }
+        options.size_bytes = part.get("size").and_then(|field| field.bytes(report)).unwrap_or_default();
+        options.mode = part.get("mode").and_then(|field| field.mode(report)).unwrap_or_default();
+    }
 }

@@ -5,8 +5,8 @@ use skein_proto::v1;
 use crate::{Ended, add_service, fake, fake::serve, service, skein_in, world};
 
 async fn plan(address: &str, text: &str, options: &str) -> Ended {
-    let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("compose.yaml"), text).unwrap();
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("compose.yaml"), text).expect("a file");
     let line = format!("plan -f compose.yaml --name shop {options}");
     skein_in(folder.path(), &[address], &line, std::future::pending()).await
 }
@@ -52,7 +52,7 @@ async fn a_plan_names_every_change() {
 async fn nothing_to_change_ends_with_zero() {
     let world = world();
     let a = serve("a", &world).await;
-    let folder = tempfile::tempdir().unwrap();
+    let folder = tempfile::tempdir().expect("a folder");
     std::fs::write(folder.path().join("compose.yaml"), FILE).unwrap();
     let run = async |line: &str| skein_in(folder.path(), &[&a], line, std::future::pending()).await;
     assert_eq!(run("apply -f compose.yaml --name shop --detach").await.code, 0);

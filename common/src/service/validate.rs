@@ -174,6 +174,7 @@ fn check_mounts(mounts: &[Mount], found: &mut Violations) {
         if !targets.insert(mount.target.as_str()) {
             found.add(field("target"), format!("{:?} is mounted twice", mount.target));
         }
+        mount.options.check(mount.kind, &field("options"), found);
         match mount.kind {
             MountKind::Bind if !mount.source.starts_with('/') => {
                 found.add(field("source"), format!("{:?} is not an absolute path of the node", mount.source));

@@ -11,7 +11,9 @@ use skein_common::{
     ClusterId, InstanceId, NodeId, Revision, ServiceId, Timestamp,
     instance::{Desired, News, Observed, Phase, PortBinding, Progress, Slot},
     node::{Availability, Liveness},
-    service::{Generation, HealthTest, Healthcheck, Mount, MountKind, Protocol, Publish, ServiceSpec},
+    service::{
+        Generation, HealthTest, Healthcheck, Mount, MountKind, MountOptions, Protocol, Publish, ServiceSpec,
+    },
 };
 
 use crate::{
@@ -50,6 +52,7 @@ fn full_spec() -> ServiceSpec {
         source: "data".to_owned(),
         target: "/data".to_owned(),
         read_only: false,
+        options: MountOptions::default(),
     }];
     spec.container.healthcheck = Some(Healthcheck {
         test: HealthTest::Exec(vec!["/ok".to_owned()]),

@@ -6,8 +6,8 @@ use skein_common::{
     FieldViolation, Resources, Violations,
     service::{
         ContainerSpec, DEFAULT_REPLICAS, DEFAULT_STOP_GRACE, Disruption, HealthTest, Healthcheck, Mode,
-        Mount, MountKind, PortSpec, Protocol, Publish, ResourceRequirements,
-        RestartCondition, RestartPolicy, ServiceSpec, Ulimit,
+        Mount, MountKind, MountOptions, PortSpec, Protocol, Publish, ResourceRequirements, RestartCondition,
+        RestartPolicy, ServiceSpec, Ulimit,
     },
 };
 
@@ -140,7 +140,13 @@ fn mount(door: &mut Door<'_>, position: usize, wire: v1::Mount) -> Mount {
             MountKind::Volume
         }
     };
-    Mount { kind, source: wire.source, target: wire.target, read_only: wire.read_only }
+    Mount {
+        kind,
+        source: wire.source,
+        target: wire.target,
+        read_only: wire.read_only,
+        options: wire.options.map(MountOptions::from).unwrap_or_default(),
+    }
 }
 
 fn healthcheck(door: &mut Door<'_>, wire: v1::Healthcheck) -> Option<Healthcheck> {
@@ -316,6 +322,37 @@ impl From<&Mount> for v1::Mount {
             source: mount.source.clone(),
             target: mount.target.clone(),
             read_only: mount.read_only,
+            options: (mount.options != MountOptions::default()).then(|| (&mount.options).into()),
+        }
+    }
+}
+
+impl From<v1::MountOptions> for MountOptions {
+    fn from(wire: v1::MountOptions) -> Self {
+        Self {
+            propagation: wire.propagation,
+            no_copy: wire.no_copy,
+            subpath: wire.subpath,
+            driver: wire.driver,
+            driver_options: wire.driver_options.into_iter().collect(),
+            labels: wire.labels.into_iter().collect(),
+            size_bytes: wire.size_bytes,
+            mode: wire.mode,
+        }
+    }
+}
+
+impl From<&MountOptions> for v1::MountOptions {
+    fn from(options: &MountOptions) -> Self {
+        Self {
+            propagation: options.propagation.clone(),
+            no_copy: options.no_copy,
+            subpath: options.subpath.clone(),
+            driver: options.driver.clone(),
+            driver_options: options.driver_options.clone().into_iter().collect(),
+            labels: options.labels.clone().into_iter().collect(),
+            size_bytes: options.size_bytes,
+            mode: options.mode,
         }
     }
 }

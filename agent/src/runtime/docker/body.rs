@@ -4,16 +4,20 @@
 //! (policy `no`), and every limit the spec leaves open that could exhaust the node is set.
 //! Deliberately not here: the call itself (`docker`).
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
 
 use bollard::models::{
-    ContainerCreateBody, HealthConfig, HostConfig, HostConfigLogConfig, Mount as EngineMount, MountType,
+    ContainerCreateBody, HealthConfig, HostConfig, HostConfigLogConfig, Mount as EngineMount,
+    MountBindOptions, MountTmpfsOptions, MountType, MountVolumeOptions, MountVolumeOptionsDriverConfig,
     PortBinding as EnginePort, PortMap, ResourcesUlimits, RestartPolicy, RestartPolicyNameEnum,
 };
 use skein_common::{
     Resources,
     instance::PortBinding,
-    service::{ContainerSpec, HealthTest, Healthcheck, Mount, MountKind, Ulimit},
+    service::{ContainerSpec, HealthTest, Healthcheck, Mount, MountKind, MountOptions, Ulimit},
 };
 
 use super::{
@@ -38,6 +42,8 @@ const CPU_QUOTA_MIN_MICROS: i64 = 1000;
 /// then the sum of weights follows the reservations, and each gets what was set aside for it.
 const CPU_SHARES: std::ops::RangeInclusive<i64> = 2..=262_144;
 const CPU_SHARES_PER_CORE: u64 = 1024;
+/// Of volumes that name none.
+const LOCAL_DRIVER: &str = "local";
 /// Linux's limit of a host name is 64 bytes.
 const LONGEST_HOSTNAME: usize = 63;
 
@@ -173,8 +179,42 @@ fn mount(mount: &Mount) -> EngineMount {
         source: some_text(&mount.source),
         target: Some(mount.target.clone()),
         read_only: Some(mount.read_only),
+        bind_options: bind_options(&mount.options),
+        volume_options: volume_options(&mount.options),
+        tmpfs_options: tmpfs_options(&mount.options),
         ..EngineMount::default()
     }
+}
+
+fn bind_options(options: &MountOptions) -> Option<MountBindOptions> {
+    let propagation = some_text(&options.propagation)?.parse().ok();
+    Some(MountBindOptions { propagation, ..MountBindOptions::default() })
+}
+
+fn volume_options(options: &MountOptions) -> Option<MountVolumeOptions> {
+    let has_driver = !options.driver.is_empty() || !options.driver_options.is_empty();
+    let is_plain = !options.no_copy && options.subpath.is_empty() && options.labels.is_empty();
+    if is_plain && !has_driver {
+        return None;
+    }
+    let map = |pairs: &BTreeMap<String, String>| pairs.clone().into_iter().collect::<HashMap<_, _>>();
+    Some(MountVolumeOptions {
+        no_copy: Some(options.no_copy),
+        subpath: some_text(&options.subpath),
+        labels: Some(map(&options.labels)),
+        driver_config: has_driver.then(|| MountVolumeOptionsDriverConfig {
+            name: Some(some_text(&options.driver).unwrap_or_else(|| LOCAL_DRIVER.to_owned())),
+            options: Some(map(&options.driver_options)),
+        }),
+    })
+}
+
+fn tmpfs_options(options: &MountOptions) -> Option<MountTmpfsOptions> {
+    (options.size_bytes > 0 || options.mode > 0).then(|| MountTmpfsOptions {
+        size_bytes: (options.size_bytes > 0).then(|| signed(options.size_bytes)),
+        mode: (options.mode > 0).then(|| i64::from(options.mode)),
+        ..MountTmpfsOptions::default()
+    })
 }
 
 fn ulimit(limit: &Ulimit) -> ResourcesUlimits {
@@ -287,6 +327,28 @@ mod tests {
         assert_eq!(exec.interval, Some(1_000_000), "less is refused by the engine");
         let disabled = healthcheck(&check(HealthTest::Disabled, Duration::from_secs(1)));
         assert_eq!((disabled.test, disabled.interval), (Some(vec!["NONE".to_owned()]), None));
+    }
+
+    #[test]
+    fn options_of_mounts_are_passed_on() {
+        let made = |options| {
+            mount(&Mount {
+                kind: MountKind::Volume,
+                source: "data".to_owned(),
+                target: "/data".to_owned(),
+                read_only: false,
+                options,
+            })
+        };
+        let plain = made(MountOptions::default());
+        assert_eq!((plain.bind_options, plain.volume_options, plain.tmpfs_options), (None, None, None));
+        let driver_options = BTreeMap::from([("type".to_owned(), "nfs".to_owned())]);
+        let volume = made(MountOptions { driver_options, ..MountOptions::default() }).volume_options;
+        let driver = volume.and_then(|volume| volume.driver_config).expect("a driver");
+        assert_eq!(driver.name.as_deref(), Some("local"));
+        assert_eq!(driver.options.and_then(|options| options.get("type").cloned()).as_deref(), Some("nfs"));
+        let tmpfs = made(MountOptions { size_bytes: 9, ..MountOptions::default() }).tmpfs_options;
+        assert_eq!(tmpfs.map(|tmpfs| (tmpfs.size_bytes, tmpfs.mode)), Some((Some(9), None)));
     }
 
     #[test]
