@@ -134,6 +134,12 @@ fn run(
     }
     match current(record, situation).map(|container| (container, &container.status)) {
         None => launch(record, situation, assignment, need),
+        // An earlier life may have asked for its start, which can take effect at any time, also after
+        // this life's start and the end of what that began.
+        Some((container, ContainerStatus::Created)) if !record.is_own(&container.id) => {
+            record.remake();
+            remove_action(container)
+        }
         Some((container, ContainerStatus::Created)) => {
             record.set_obstacle("", situation.now);
             record.advance(Phase::Starting, situation.now);
@@ -171,7 +177,7 @@ fn has_ended(record: &mut Record, situation: &Situation<'_>) -> Option<Ending> {
             finished_at: Some(*finished_at),
         }),
         Some(ContainerStatus::Created) => known,
-        None if record.phase() >= Phase::Starting => Some(known.unwrap_or_else(|| Ending {
+        None if record.has_begun() => Some(known.unwrap_or_else(|| Ending {
             exit_code: None,
             failure: true,
             cause: "the container vanished".to_owned(),

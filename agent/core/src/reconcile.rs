@@ -165,6 +165,9 @@ impl NodeState {
             (Action::Create { assignment, attempt }, Success::Created(id)) => {
                 self.images.present(&assignment.container.image);
                 let (instance, attempt) = (assignment.instance, *attempt);
+                if let Some(record) = self.records.get_mut(&instance) {
+                    record.container_made(&id);
+                }
                 let status = ContainerStatus::Created;
                 self.seen.add(at, SeenContainer { id, instance, attempt, status });
             }

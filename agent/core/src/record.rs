@@ -43,6 +43,12 @@ pub struct Record {
     pub(crate) stop_grace: Duration,
     /// Nothing is left on the node, and the masters want it so.
     pub(crate) gone: bool,
+    /// The attempt's container was removed before it began, to be made again.
+    #[serde(default)]
+    remade: bool,
+    /// The attempt's container, when this life of the agent made it.
+    #[serde(skip)]
+    made: String,
     /// The engine did not do its last step.
     #[serde(skip)]
     pub(crate) retry: Retry,
@@ -105,6 +111,8 @@ impl Record {
             restarts: Restarts::default(),
             stop_grace: DEFAULT_STOP_GRACE,
             gone: false,
+            remade: false,
+            made: String::new(),
             retry: Retry::default(),
             changed: true,
         }
@@ -182,6 +190,27 @@ impl Record {
         self.started_at = Some(started_at);
     }
 
+    /// The attempt's container was made, by this life of the agent.
+    pub(crate) fn container_made(&mut self, container: &str) {
+        container.clone_into(&mut self.made);
+        self.remade = false;
+    }
+
+    /// Whether no earlier life of the agent can have asked for this container to be started.
+    pub(crate) fn is_own(&self, container: &str) -> bool {
+        self.made == container
+    }
+
+    /// The attempt goes on with another container.
+    pub(crate) fn remake(&mut self) {
+        self.remade = true;
+    }
+
+    /// Whether the attempt began, so that a container that is gone has vanished.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.progress.phase >= Phase::Starting && !self.remade
+    }
+
     /// Nothing can be made of it here.
     pub(crate) fn reject(&mut self, reason: &str, now: Timestamp) {
         self.ending = None;
@@ -198,6 +227,7 @@ impl Record {
 
     fn begin(&mut self, attempt: u32, now: Timestamp) {
         self.progress = Progress { attempt, phase: Phase::Assigned };
+        self.remade = false;
         self.started_at = None;
         self.ending = None;
         self.obstacle.clear();
@@ -267,6 +297,7 @@ impl Record {
     /// policy's longest, should the clock have been set back meanwhile.
     pub(crate) fn remember(&mut self, policy: Option<&RestartPolicy>, now: Timestamp) {
         self.retry.reset();
+        self.made.clear();
         self.changed = true;
         let longest = policy.map(|policy| backoff::before_restart(policy, u32::MAX));
         self.not_before = self.not_before.min(now + longest.unwrap_or_default());

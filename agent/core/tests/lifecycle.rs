@@ -376,6 +376,25 @@ fn what_never_started_is_removed_before_its_end_is_told() {
     }
 }
 
+/// An earlier life may have asked for its start, and that start may come at any time: also after this
+/// life's start and the end of what that began.
+#[test]
+fn a_container_of_an_earlier_life_that_never_started_is_made_again() {
+    for restart in [any(), policy(RestartCondition::None)] {
+        let mut world = World::default();
+        world.set(vec![assignment(1, Desired::Run, restart)]);
+        world.pass();
+        world.step(0);
+        world.pass();
+        world.restart_agent(false);
+        world.list();
+        world.calls();
+        world.settle();
+        assert_eq!(world.calls(), ["remove", "create 1", "start"]);
+        assert_eq!(world.progress(1), (1, Phase::Ready), "it is the same attempt");
+    }
+}
+
 #[test]
 fn a_container_without_a_record_ends_with_its_own_grace() {
     let mut world = World::running(any());
