@@ -81,6 +81,8 @@ pub enum SessionError {
     OldTerm { theirs: u64, ours: u64 },
     #[error("a newer session of this node took over")]
     Replaced,
+    #[error("the node was removed from the cluster; it may register again")]
+    NodeRemoved,
     #[error("nothing heard for {silence:?}")]
     Silent { silence: Duration },
     #[error("the agent does not read")]
@@ -268,6 +270,7 @@ fn session(error: &SessionError) -> Verdict {
         SessionError::OldIncarnation { .. } => (Code::FailedPrecondition, "OLD_INCARNATION"),
         SessionError::OldTerm { .. } => (Code::Unavailable, "OLD_TERM"),
         SessionError::Replaced => (Code::Aborted, "SESSION_REPLACED"),
+        SessionError::NodeRemoved => (Code::NotFound, "NODE_REMOVED"),
         SessionError::Silent { .. } => (Code::DeadlineExceeded, "SILENT"),
         SessionError::NotReading => (Code::Aborted, "SLOW_CONSUMER"),
         SessionError::Oversized { .. } => (Code::ResourceExhausted, "OVERSIZED"),
@@ -328,8 +331,9 @@ mod tests {
             (CallError::TooMany { what: "watches", limit: 1 }, Code::ResourceExhausted, "LIMIT_REACHED"),
             (CallError::Stopping, Code::Unavailable, "STOPPING"),
             (SessionError::Replaced.into(), Code::Aborted, "SESSION_REPLACED"),
+            (SessionError::NodeRemoved.into(), Code::NotFound, "NODE_REMOVED"),
             (SessionError::NotReading.into(), Code::Aborted, "SLOW_CONSUMER"),
-        ] as [(CallError, Code, &str); 24]
+        ] as [(CallError, Code, &str); 25]
         {
             let message = error.to_string();
             let status = Status::from(error);

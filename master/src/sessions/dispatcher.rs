@@ -47,7 +47,10 @@ impl Dispatcher {
                     batches = feed.next() => batches,
                 };
                 match batches {
-                    Ok(batches) => self.sessions.tell(&concerned(&batches)),
+                    Ok(batches) => {
+                        self.sessions.tell(&concerned(&batches));
+                        removed(&batches).for_each(|node| self.sessions.wake(node));
+                    }
                     Err(FeedEnd::Lagged { resume }) => {
                         self.from = resume;
                         break;
@@ -68,6 +71,14 @@ fn concerned(batches: &[Arc<ChangeBatch>]) -> Vec<(NodeId, InstanceId)> {
         _ => None,
     });
     told.collect()
+}
+
+/// Nodes that are none any more: their sessions see it when they look.
+fn removed(batches: &[Arc<ChangeBatch>]) -> impl Iterator<Item = NodeId> {
+    batches.iter().flat_map(|batch| &batch.changes).filter_map(|change| match change {
+        Change::Node { node, deleted: true } => Some(node.id),
+        _ => None,
+    })
 }
 
 /// The agent has reported on it and is to go on: this change came from the agent itself.

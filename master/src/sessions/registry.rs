@@ -150,6 +150,13 @@ impl Registry {
         }
     }
 
+    /// Has a node's session look at the state.
+    pub fn wake(&self, node: NodeId) {
+        if let Some(mailbox) = self.of(node) {
+            mailbox.put(|_| {});
+        }
+    }
+
     /// Tells all sessions to look at everything.
     pub fn tell_everything(&self) {
         self.lock().values().for_each(|mailbox| mailbox.everything());

@@ -265,6 +265,9 @@ impl<'a> Session<'a> {
             self.send(Message::StartLogs(start)).await?;
         }
         let state = self.leading.store.snapshot();
+        if state.node(self.entry.mailbox.node).is_none() {
+            return Err(SessionError::NodeRemoved.into());
+        }
         let update = if inbox.everything {
             self.told.difference_of_all(&state)
         } else {
@@ -277,7 +280,12 @@ impl<'a> Session<'a> {
     }
 
     async fn tell_everything(&mut self) -> Result<(), End> {
-        let update = self.told.everything(&self.leading.store.snapshot());
+        let state = self.leading.store.snapshot();
+        // Removed before this session was in the registry, so nobody could tell it.
+        if state.node(self.entry.mailbox.node).is_none() {
+            return Err(SessionError::NodeRemoved.into());
+        }
+        let update = self.told.everything(&state);
         self.tell(&update).await
     }
 
