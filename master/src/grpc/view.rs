@@ -6,7 +6,7 @@
 use skein_common::{
     Revision, Violations,
     event::{Event, Severity, Subject},
-    instance::{Instance, Phase, Slot},
+    instance::{Desired, Instance, Phase, Slot},
     node::Node,
     service::Mode,
 };
@@ -55,10 +55,12 @@ fn status(state: &ClusterState, service: &Service) -> v1::ServiceStatus {
     let (mut live, mut complaint) = (0, String::new());
     for instance in state.instances_of(service.id) {
         let phase = instance.observed.progress.phase;
-        let runs = phase.is_running() && !instance.lost;
+        // What is being stopped serves on for a while and is no longer part of the service.
+        let wanted = instance.desired == Desired::Run && !instance.lost;
+        let runs = wanted && phase.is_running();
         live += u32::from(instance.is_live());
         status.running += u32::from(runs);
-        status.ready += u32::from(phase == Phase::Ready && !instance.lost);
+        status.ready += u32::from(wanted && phase == Phase::Ready);
         status.updated += u32::from(runs && instance.generation == service.generation);
         status.pending += u32::from(instance.is_live() && instance.node.is_none());
         if let Some(text) = complaint_of(instance) {

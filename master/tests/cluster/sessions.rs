@@ -38,13 +38,18 @@ async fn an_instance_lives_from_assignment_to_forgotten() {
     })
     .await;
     let get = v1::GetServiceRequest { service: "web".to_owned(), ..Default::default() };
-    let service = cluster.services(other).get_service(get).await.unwrap().into_inner().service.unwrap();
+    let service =
+        cluster.services(other).get_service(get.clone()).await.unwrap().into_inner().service.unwrap();
     let status = service.status.unwrap();
     assert_eq!((status.desired, status.running, status.ready, status.updated), (1, 1, 1, 1));
 
     let delete = v1::DeleteServiceRequest { service: "web".to_owned(), ..Default::default() };
     cluster.services(other).delete_service(delete).await.unwrap();
     assert_eq!(agent.assigned().await, (id, Desired::Remove));
+    // Its process still runs, but it is not the service's any more.
+    let service = cluster.services(other).get_service(get).await.unwrap().into_inner().service.unwrap();
+    let status = service.status.unwrap();
+    assert_eq!((status.desired, status.running, status.ready, status.updated), (0, 0, 0, 0));
     agent.report(&[InstanceReport { instance: id, news: News::Gone }]).await;
     let removal = agent.update().await;
     assert!(matches!(removal.content, AssignmentContent::Delta { ref removals, .. } if *removals == [id]));
@@ -104,6 +109,24 @@ async fn the_newest_session_of_a_node_wins() {
     assert_eq!(old.end().await.code(), Code::FailedPrecondition);
     third.beat().await;
     assert!(matches!(third.next().await.unwrap(), Message::Heartbeat(_)));
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_is_removed_by_force_is_told_and_may_come_again() {
+    let cluster = Cluster::start(3).await;
+    let (leader, other) = (cluster.leader().await, cluster.follower().await);
+    let (mut stays, _) = Agent::join(cluster.address(leader), hello(2)).await;
+    let (mut agent, _) = Agent::join(cluster.address(leader), hello(1)).await;
+    let remove = v1::DeleteNodeRequest { node: "n1".to_owned(), force: true, ..Default::default() };
+    cluster.nodes(other).delete_node(remove).await.unwrap();
+    assert_eq!(reason(&agent.end().await), (Code::NotFound, "NODE_REMOVED".to_owned()));
+    let (mut again, set) = Agent::join(cluster.address(leader), hello(1)).await;
+    assert_eq!(set.content, AssignmentContent::Full(Vec::new()));
+    for agent in [&mut again, &mut stays] {
+        agent.beat().await;
+        assert!(matches!(agent.next().await.unwrap(), Message::Heartbeat(_)));
+    }
     cluster.stop().await;
 }
 
