@@ -8,7 +8,9 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use crate::{
-    command::{apply, cluster, completions, context, events, logs, node, plan, service, stack, top, version},
+    command::{
+        apply, cluster, completions, context, events, logs, node, plan, service, simulate, stack, top, version,
+    },
     output::Format,
 };
 
@@ -118,6 +120,8 @@ pub enum Command {
     #[command(subcommand)]
     Context(context::Command),
     Completions(completions::Args),
+    #[command(subcommand)]
+    Simulate(simulate::Command),
     Version(version::Args),
 }
 

@@ -9,6 +9,7 @@ pub mod logs;
 pub mod node;
 pub mod plan;
 pub mod service;
+pub mod simulate;
 pub mod stack;
 pub mod top;
 pub mod version;
@@ -32,7 +33,7 @@ pub async fn run(app: &App, command: Command) -> Result<(), Failure> {
         Command::Top(args) => top::run(app, args).await,
         Command::Version(args) => version::run(app, &args).await,
         // Done before any master is looked for.
-        Command::Context(_) | Command::Completions(_) => Ok(()),
+        Command::Context(_) | Command::Completions(_) | Command::Simulate(_) => Ok(()),
     }
 }
 

@@ -26,7 +26,7 @@ use crate::{
     api::Api,
     app::App,
     args::{Cli, Command, Global, OVERVIEW},
-    command::{completions, context},
+    command::{completions, context, simulate},
     failure::{EXIT_NOT_CONVERGED, EXIT_USAGE, Failure},
     masters::{DEFAULT_PORT, Masters, parse_address},
     terminal::Terminal,
@@ -58,6 +58,7 @@ pub async fn run(
     };
     match command {
         Command::Completions(args) => finish(completions::run(&terminal, &args), &terminal),
+        Command::Simulate(command) => finish(simulate::run(&terminal, cli.global.output, &command), &terminal),
         Command::Context(command) => {
             let path = context::path(&world.environment);
             finish(context::run(&terminal, cli.global.output, &path, command), &terminal)

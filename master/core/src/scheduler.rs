@@ -19,6 +19,7 @@ mod ports;
 mod rank;
 mod score;
 mod topology;
+mod usage;
 mod work;
 
 use std::{collections::BTreeMap, rc::Rc};
@@ -37,7 +38,11 @@ use self::{
     ports::PortBook,
     work::{ClassKey, Costs, Work},
 };
-pub use self::{ports::DYNAMIC_PORTS, score::Weights};
+pub use self::{
+    ports::DYNAMIC_PORTS,
+    score::Weights,
+    usage::{Amount, Usage},
+};
 use crate::state::ClusterState;
 
 /// Instances that run the same spec.

@@ -53,7 +53,7 @@ impl Mix {
     }
 
     /// Expected stranded devices (of all generic resources) and stranded CPU and memory.
-    fn fragmentation(&self, free: Resources, banks: &[Bank], whole: Resources) -> f64 {
+    pub(super) fn fragmentation(&self, free: Resources, banks: &[Bank], whole: Resources) -> f64 {
         let idle = share(free.cpu_millis, whole.cpu_millis) + share(free.memory_bytes, whole.memory_bytes);
         let mut sum = 0.0;
         for class in &self.classes {
