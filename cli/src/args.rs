@@ -9,7 +9,8 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::{
     command::{
-        apply, cluster, completions, context, events, logs, node, plan, service, simulate, stack, top, version,
+        apply, cluster, completions, context, events, logs, node, plan, service, simulate, stack, top,
+        version,
     },
     output::Format,
 };

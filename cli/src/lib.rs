@@ -58,7 +58,9 @@ pub async fn run(
     };
     match command {
         Command::Completions(args) => finish(completions::run(&terminal, &args), &terminal),
-        Command::Simulate(command) => finish(simulate::run(&terminal, cli.global.output, &command), &terminal),
+        Command::Simulate(command) => {
+            finish(simulate::run(&terminal, cli.global.output, &command), &terminal)
+        }
         Command::Context(command) => {
             let path = context::path(&world.environment);
             finish(context::run(&terminal, cli.global.output, &path, command), &terminal)

@@ -3,7 +3,7 @@
 //! Each `corpus/NAME.yaml` is read alone; `corpus/NAME.txt` holds what was found and what would
 //! run, as it was last read through. `BLESS=1` writes them anew.
 
-#![allow(clippy::expect_used)] // the allowance for tests does not reach their helper functions
+#![allow(clippy::expect_used, clippy::panic)] // the allowance for tests does not reach their helper functions
 
 use std::{
     collections::BTreeMap,
@@ -169,6 +169,38 @@ fn what_is_made_of_them() {
         }
     }
     assert!(wrong.is_empty(), "changed on purpose? run with BLESS=1 and read the difference\n{wrong}");
+}
+
+/// The examples say nothing that is refused; what they warn about is Swarm's heritage.
+#[test]
+fn the_examples_are_right() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
+    for names in [
+        &["shop/compose.yaml"][..],
+        &["shop/compose.yaml", "shop/production.yaml"],
+        &["rollout.yaml"],
+        &["placement.yaml"],
+    ] {
+        let source = |name: &&str| Source {
+            name: (*name).to_owned(),
+            text: std::fs::read_to_string(folder.join(name)).expect("a readable file"),
+        };
+        let input = Input {
+            files: &names.iter().map(source).collect::<Vec<_>>(),
+            folder: &folder,
+            stack: Some("example"),
+            environment: &BTreeMap::new(),
+            read_file: &read_file,
+        };
+        let warnings = match read(&input) {
+            Ok(stack) => stack.warnings,
+            Err(found) => panic!("{}", found.iter().map(|found| format!("{found}\n")).collect::<String>()),
+        };
+        let heritage = ["version", "services.orders.depends_on"];
+        let surprises: Vec<_> =
+            warnings.iter().filter(|found| !heritage.contains(&found.path.as_str())).collect();
+        assert!(surprises.is_empty(), "{surprises:?}");
+    }
 }
 
 /// Only the file that is there to be refused is refused.

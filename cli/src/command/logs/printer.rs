@@ -28,16 +28,25 @@ pub struct Mark {
 /// What had been shown when a stream was opened, by instance.
 pub type Floor = HashMap<String, Mark>;
 
+/// Colours of the terminal, one after the other for each instance; none is that of failures alone.
+const COLOURS: [u8; 10] = [36, 33, 32, 35, 34, 96, 93, 92, 95, 94];
+/// Says that nobody wants colours, as <https://no-color.org> has it.
+const NO_COLOR: &str = "NO_COLOR";
+
 pub struct Printer<'a> {
     app: &'a App,
     args: &'a Args,
     shown: Floor,
     prefix_width: usize,
+    /// Names of the instances in the order they were first heard of; `None` = no colours.
+    coloured: Option<Vec<String>>,
 }
 
 impl<'a> Printer<'a> {
     pub fn new(app: &'a App, args: &'a Args) -> Self {
-        Self { app, args, shown: Floor::new(), prefix_width: 0 }
+        let is_wanted = app.environment.get(NO_COLOR).is_none_or(String::is_empty);
+        let coloured = (app.terminal.out_is_terminal && is_wanted).then(Vec::new);
+        Self { app, args, shown: Floor::new(), prefix_width: 0, coloured }
     }
 
     pub fn shown(&self) -> &Floor {
@@ -64,7 +73,11 @@ impl<'a> Printer<'a> {
         if !self.args.no_prefix {
             let mark = if message.stream() == LogStream::Stderr { '!' } else { '|' };
             self.prefix_width = self.prefix_width.max(message.instance_name.chars().count());
-            line.push_str(&format!("{:width$} {mark} ", message.instance_name, width = self.prefix_width));
+            let prefix = format!("{:width$} {mark} ", message.instance_name, width = self.prefix_width);
+            line.push_str(&match &mut self.coloured {
+                Some(names) => coloured(&prefix, place(names, &message.instance_name)),
+                None => prefix,
+            });
         }
         if self.args.timestamps
             && let Some(at) = text::instant(message.at.as_ref())
@@ -76,6 +89,20 @@ impl<'a> Printer<'a> {
         line.push_str(&if self.app.terminal.out_is_terminal { printable(&text) } else { text.into_owned() });
         line
     }
+}
+
+/// The place of a name among those that were heard of.
+fn place(names: &mut Vec<String>, name: &str) -> usize {
+    if let Some(place) = names.iter().position(|known| known == name) {
+        return place;
+    }
+    names.push(name.to_owned());
+    names.len() - 1
+}
+
+fn coloured(text: &str, place: usize) -> String {
+    let colour = COLOURS.get(place % COLOURS.len()).copied().unwrap_or_default();
+    format!("\x1b[{colour}m{text}\x1b[0m")
 }
 
 /// Whether a line was shown before its stream was opened.
@@ -95,6 +122,16 @@ fn is_below(instance: &str, at: At, floor: &mut Floor) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_instance_keeps_its_colour() {
+        let mut names = Vec::new();
+        let places: Vec<usize> =
+            ["web.1", "web.2", "web.1", "web.3"].map(|name| place(&mut names, name)).to_vec();
+        assert_eq!(places, [0, 1, 0, 2]);
+        assert_eq!(coloured("web.2 | ", 1), "\u{1b}[33mweb.2 | \u{1b}[0m");
+        assert_eq!(coloured("x", 11), coloured("x", 1));
+    }
 
     #[test]
     fn repeated_lines_are_recognised() {
