@@ -33,7 +33,11 @@ impl Standing {
 /// A service that shall run as its spec says.
 pub fn of_running(name: &str, service: &Service, instances: &[&Instance]) -> Standing {
     let desired = desired(service);
-    let current = |instance: &&&Instance| instance.generation >= service.generation;
+    // Newer than what is known of the service, or as good after going back.
+    let current = |instance: &&&Instance| {
+        instance.generation >= service.generation
+            || service.current_generations.contains(&instance.generation)
+    };
     let wanted: Vec<&Instance> = instances.iter().copied().filter(|i| is_wanted(i) && !i.lost).collect();
     let (new, old): (Vec<&Instance>, Vec<&Instance>) = wanted.iter().partition(current);
     let ready = new.iter().filter(|instance| phase(instance) == Phase::Ready).count();

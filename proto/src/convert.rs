@@ -8,6 +8,7 @@ mod hello;
 mod instance;
 mod node;
 mod placement;
+mod rollout;
 mod service;
 mod time;
 mod update;

@@ -156,6 +156,21 @@ impl Client {
         answer.service.ok_or_else(|| absent("service"))
     }
 
+    /// A user's word on the service's rollout.
+    ///
+    /// # Errors
+    /// As [`Client::call`].
+    pub async fn control(&self, service: &str, control: v1::RolloutControl) -> Result<Service, Status> {
+        let request = v1::ControlRolloutRequest {
+            service: service.to_owned(),
+            control: control.into(),
+            request_id: self.request_id(),
+            ..Default::default()
+        };
+        let answer = ask!(self, ServiceServiceClient::control_rollout, request)?;
+        answer.service.ok_or_else(|| absent("service"))
+    }
+
     /// # Errors
     /// As [`Client::call`].
     pub async fn delete(&self, service: &str) -> Result<(), Status> {

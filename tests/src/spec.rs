@@ -8,7 +8,7 @@ use std::time::Duration;
 use skein_proto::convert::duration_to_wire;
 use skein_proto::v1::{
     ContainerSpec, GlobalMode, PlacementPolicy, PortSpec, ReplicatedMode, ResourceRequirements, Resources,
-    RestartCondition, RestartPolicy, ServiceSpec, service_spec::Mode,
+    RestartCondition, RestartPolicy, ServiceSpec, UpdatePolicy, service_spec::Mode,
 };
 
 /// The image that `tests/setup.sh` builds.
@@ -93,6 +93,12 @@ impl Spec {
             max_attempts,
             window: None,
         });
+        self
+    }
+
+    #[must_use]
+    pub fn update(mut self, update: UpdatePolicy) -> Self {
+        self.0.update = Some(update);
         self
     }
 

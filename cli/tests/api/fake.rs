@@ -231,6 +231,20 @@ impl ServiceService for Fake {
         Ok(Response::new(v1::DeleteServiceResponse { service: Some(service) }))
     }
 
+    async fn control_rollout(
+        &self,
+        _: Request<v1::ControlRolloutRequest>,
+    ) -> Answer<v1::ControlRolloutResponse> {
+        Err(Status::unimplemented("control_rollout"))
+    }
+
+    async fn list_service_generations(
+        &self,
+        _: Request<v1::ListServiceGenerationsRequest>,
+    ) -> Answer<v1::ListServiceGenerationsResponse> {
+        Err(Status::unimplemented("list_service_generations"))
+    }
+
     async fn create_service(
         &self,
         _: Request<v1::CreateServiceRequest>,

@@ -7,7 +7,12 @@ use std::{
     sync::Arc,
 };
 
-use skein_common::{Revision, Violations, node::Availability, service::ServiceSpec};
+use skein_common::{
+    Revision, Violations,
+    node::Availability,
+    rollout::RolloutControl,
+    service::{Generation, ServiceSpec},
+};
 use skein_proto::v1;
 
 use super::write::{Checks, Write};
@@ -54,6 +59,29 @@ pub fn scale_service(wire: v1::ScaleServiceRequest) -> Checked<(String, u32, Opt
     let body = ("scale_service", &reference, replicas, expected);
     let write = checks.write(wire.request_id, wire.validate_only, &body)?;
     Ok((reference, present(replicas)?, expected, write))
+}
+
+pub fn control_rollout(
+    wire: v1::ControlRolloutRequest,
+) -> Checked<(String, RolloutControl, Option<Revision>, Write)> {
+    let mut checks = Checks::default();
+    let reference = checks.reference("service", wire.service);
+    let to = (wire.to_generation != 0).then_some(Generation(wire.to_generation));
+    let control = match v1::RolloutControl::try_from(wire.control) {
+        Ok(v1::RolloutControl::Pause) => Some(RolloutControl::Pause),
+        Ok(v1::RolloutControl::Resume) => Some(RolloutControl::Resume),
+        Ok(v1::RolloutControl::Promote) => Some(RolloutControl::Promote),
+        Ok(v1::RolloutControl::Undo) => Some(RolloutControl::Undo { to }),
+        Ok(v1::RolloutControl::Unspecified) | Err(_) => None,
+    };
+    let control = checks.required("control", control);
+    if to.is_some() && !matches!(control, Some(RolloutControl::Undo { .. })) {
+        checks.add("to_generation", "belongs to ROLLOUT_CONTROL_UNDO only");
+    }
+    let expected = checks.etag(&wire.etag);
+    let body = ("control_rollout", &reference, control, expected);
+    let write = checks.write(wire.request_id, wire.validate_only, &body)?;
+    Ok((reference, present(control)?, expected, write))
 }
 
 pub fn delete_service(wire: v1::DeleteServiceRequest) -> Checked<(String, Option<Revision>, Write)> {

@@ -105,6 +105,28 @@ impl ServiceService for Api {
         Ok(Response::new(v1::ScaleServiceResponse { service: Some(shown(&written)?) }))
     }
 
+    async fn control_rollout(
+        &self,
+        request: Request<v1::ControlRolloutRequest>,
+    ) -> Answer<v1::ControlRolloutResponse> {
+        let (reference, control, expected, write) =
+            decode::control_rollout(request.into_inner()).map_err(CallError::from)?;
+        let id = self.service_id(&reference).await?;
+        let written = write.run(&self.store, CommandKind::ControlRollout { id, expected, control }).await?;
+        Ok(Response::new(v1::ControlRolloutResponse { service: Some(shown(&written)?) }))
+    }
+
+    async fn list_service_generations(
+        &self,
+        request: Request<v1::ListServiceGenerationsRequest>,
+    ) -> Answer<v1::ListServiceGenerationsResponse> {
+        let request = request.into_inner();
+        let state = read::state(&self.store, request.consistency).await?;
+        let service = read::service(&state, &request.service).map_err(CallError::from)?;
+        let generations = view::generations(&state, &service);
+        Ok(Response::new(v1::ListServiceGenerationsResponse { generations }))
+    }
+
     async fn delete_service(
         &self,
         request: Request<v1::DeleteServiceRequest>,

@@ -46,7 +46,30 @@ pub fn service(state: &ClusterState, service: &Service) -> v1::Service {
         created_revision: service.created_revision.0,
         modified_revision: service.modified_revision.0,
         etag: etag(service.modified_revision),
+        rollout: service.rollout.as_ref().map(v1::Rollout::from),
+        current_generations: state.current_generations(service).map(|generation| generation.0).collect(),
     }
+}
+
+/// The present spec, then the kept ones, newest first.
+#[must_use]
+pub fn generations(state: &ClusterState, service: &Service) -> Vec<v1::ServiceGeneration> {
+    let mut held: Vec<_> = service.holds().collect();
+    held.sort_unstable_by(|one, next| next.cmp(one));
+    let wanted = |generation| {
+        let runs =
+            |instance: &&std::sync::Arc<Instance>| instance.generation == generation && instance.is_live();
+        u32::try_from(state.instances_of(service.id).filter(runs).count()).unwrap_or(u32::MAX)
+    };
+    held.into_iter()
+        .filter_map(|generation| {
+            Some(v1::ServiceGeneration {
+                generation: generation.0,
+                spec: Some(state.spec(service.id, generation)?.as_ref().into()),
+                instances: wanted(generation),
+            })
+        })
+        .collect()
 }
 
 /// Counts of the service's instances now.
@@ -61,7 +84,7 @@ fn status(state: &ClusterState, service: &Service) -> v1::ServiceStatus {
         live += u32::from(instance.is_live());
         status.running += u32::from(runs);
         status.ready += u32::from(wanted && phase == Phase::Ready);
-        status.updated += u32::from(runs && instance.generation == service.generation);
+        status.updated += u32::from(runs && state.is_current(instance));
         status.pending += u32::from(instance.is_live() && instance.node.is_none());
         if let Some(text) = complaint_of(instance) {
             complaint = format!("{}: {text}", state.instance_name(instance));

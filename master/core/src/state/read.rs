@@ -89,6 +89,14 @@ impl ClusterState {
         })
     }
 
+    /// Generations that run what the service asks for now: its own, and kept ones with an equal spec.
+    pub fn current_generations<'a>(&'a self, service: &'a Service) -> impl Iterator<Item = Generation> + 'a {
+        service.holds().filter(move |generation| {
+            *generation == service.generation
+                || self.spec(service.id, *generation).is_some_and(|spec| spec.runs_like(&service.spec))
+        })
+    }
+
     pub fn instances(&self) -> impl Iterator<Item = &Arc<Instance>> {
         self.instances.values()
     }
