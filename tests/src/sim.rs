@@ -176,6 +176,8 @@ pub struct World {
     struck: u64,
     commits: u64,
     unhealthy: BTreeSet<String>,
+    /// Containers that an agent had asked to start before it died, and that started afterwards.
+    late_starts: BTreeSet<String>,
     calm: bool,
     peace: Option<u64>,
     trace: VecDeque<String>,
@@ -219,6 +221,7 @@ impl World {
             struck: 0,
             commits: 0,
             unhealthy: BTreeSet::new(),
+            late_starts: BTreeSet::new(),
             calm: false,
             peace: None,
             trace: VecDeque::new(),
@@ -360,6 +363,7 @@ impl World {
     }
 
     fn look_for_peace(&mut self) {
+        self.resume_rollouts();
         match self.unrest() {
             None => self.peace = Some(self.now),
             Some(_) => self.after(1_000, 1_001, Event::Look4Peace),

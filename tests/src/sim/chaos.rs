@@ -4,7 +4,8 @@
 //! Deliberately not here: what each part makes of it.
 
 use skein_agent_core::ContainerStatus;
-use skein_common::node::Availability;
+use skein_common::{node::Availability, rollout::RolloutPhase};
+use skein_master_core::state::Service;
 
 use super::{
     Event, World,
@@ -231,6 +232,18 @@ impl World {
         }
         if closed.is_some() || self.user.open.is_some() {
             self.after(200, 201, Event::Activate);
+        }
+    }
+
+    /// The user has what failed because of the faults go on.
+    pub(super) fn resume_rollouts(&mut self) {
+        let is_paused = |service: &Service| {
+            service.rollout.as_ref().is_some_and(|rollout| rollout.phase == RolloutPhase::Paused)
+        };
+        let paused = self.raft.state.services().find(|service| is_paused(service));
+        let name = paused.map(|service| service.spec.name.clone());
+        if let Some(name) = name.filter(|_| self.user.open.is_none()) {
+            self.ask(Wish::Resume { name });
         }
     }
 

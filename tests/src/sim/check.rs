@@ -118,8 +118,15 @@ impl World {
             }
         );
         let Some(known) = self.raft.state.instance(*instance) else { return };
+        // Seen before it started: it is made again, because nobody knows how often it will start.
+        let is_remade = matches!(action, Action::Remove { .. }) && self.late_starts.contains(container);
         let wanted = known.is_live() && known.node == Some(self.nodes[node].id);
-        if wanted && healthy && newest == Some(target.attempt) && !self.unhealthy.contains(container) {
+        if wanted
+            && healthy
+            && !is_remade
+            && newest == Some(target.attempt)
+            && !self.unhealthy.contains(container)
+        {
             let name = self.raft.state.instance_name(known);
             self.fail(format!("{} ends {name}, which is wanted and healthy", self.nodes[node].name));
         }
@@ -127,7 +134,10 @@ impl World {
 
     /// At most one process of a slot, as long as none of its instances was given up with its node.
     fn check_start(&mut self, node: usize, action: &Action) {
-        let Action::Start { instance, .. } = action else { return };
+        let Action::Start { instance, container } = action else { return };
+        if !self.nodes[node].engine.containers.contains_key(container) {
+            return;
+        }
         let state = &self.raft.state;
         let Some(starting) = state.instance(*instance) else { return };
         let runs =
@@ -216,7 +226,10 @@ impl World {
         if service.deleting {
             return Some(format!("service {} is still being deleted", spec.name));
         }
-        let crowded = state.pending().any(|instance| {
+        // One that waits for its back-off names the port or whatever failed before, too.
+        let mut placeable =
+            state.pending().filter(|instance| !instance.explanation.starts_with("waits until"));
+        let crowded = placeable.any(|instance| {
             ["insufficient", "port"].iter().any(|reason| instance.explanation.contains(reason))
         });
         let mut held = 0;

@@ -285,6 +285,11 @@ impl World {
             return;
         }
         self.check_action(node, &action);
+        if let Action::Start { container, .. } = &action
+            && self.nodes[node].life != life
+        {
+            self.late_starts.insert(container.clone());
+        }
         let now = self.node_time(node);
         let outcome = self.nodes[node].engine.perform(&action, now, &mut self.dice);
         self.note(format!(

@@ -9,6 +9,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use skein_common::{
     NodeId, Resources, ServiceId,
     node::Availability,
+    rollout::RolloutControl,
     service::{
         ContainerSpec, Mode, PortSpec, Protocol, Publish, RestartCondition, RestartPolicy, ServiceSpec,
     },
@@ -49,6 +50,10 @@ pub enum Wish {
         node: usize,
         zone: Option<&'static str>,
     },
+    /// A rollout that failed, and waits for a word.
+    Resume {
+        name: String,
+    },
     /// Of a node that is down, or by force.
     Forget {
         node: usize,
@@ -79,7 +84,7 @@ impl Wish {
     pub fn service(&self) -> Option<&str> {
         match self {
             Self::Create(spec) | Self::Update(spec) => Some(&spec.name),
-            Self::Scale { name, .. } | Self::Delete { name } => Some(name),
+            Self::Scale { name, .. } | Self::Delete { name } | Self::Resume { name } => Some(name),
             Self::Allow { .. } | Self::Label { .. } | Self::Forget { .. } => None,
         }
     }
@@ -150,6 +155,11 @@ impl World {
                 CommandKind::ScaleService { id: repeated(id(name))?, expected: None, replicas: *replicas }
             }
             Wish::Delete { name } => CommandKind::DeleteService { id: repeated(id(name))?, expected: None },
+            Wish::Resume { name } => CommandKind::ControlRollout {
+                id: repeated(id(name))?,
+                expected: None,
+                control: RolloutControl::Resume,
+            },
             Wish::Allow { node, availability } => CommandKind::UpdateNode {
                 id: self.nodes[*node].id,
                 expected: None,
@@ -197,7 +207,7 @@ impl World {
             Wish::Allow { node, availability } => {
                 self.user.availability.insert(self.nodes[node].id, availability);
             }
-            Wish::Label { .. } => {}
+            Wish::Label { .. } | Wish::Resume { .. } => {}
             Wish::Forget { node, .. } => {
                 self.user.availability.remove(&self.nodes[node].id);
             }
