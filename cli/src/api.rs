@@ -98,6 +98,46 @@ impl Api {
         call!(self, Repeat::Write, services.apply_service(request))
     }
 
+    /// Replaces the spec, unless the service has changed since `etag`.
+    pub async fn update(&self, service: &str, spec: ServiceSpec, etag: &str) -> Result<Service, Failure> {
+        let request = v1::UpdateServiceRequest {
+            service: service.to_owned(),
+            spec: Some(spec),
+            etag: etag.to_owned(),
+            request_id: request_id(),
+            ..Default::default()
+        };
+        call!(self, Repeat::Write, services.update_service(request))?
+            .service
+            .ok_or_else(|| missing("service"))
+    }
+
+    /// `to` is the generation to go back to; 0 = the one before.
+    pub async fn control_rollout(
+        &self,
+        service: &str,
+        control: v1::RolloutControl,
+        to: u64,
+    ) -> Result<Service, Failure> {
+        let request = v1::ControlRolloutRequest {
+            service: service.to_owned(),
+            control: control.into(),
+            to_generation: to,
+            request_id: request_id(),
+            ..Default::default()
+        };
+        call!(self, Repeat::Write, services.control_rollout(request))?
+            .service
+            .ok_or_else(|| missing("service"))
+    }
+
+    /// The present one first.
+    pub async fn generations(&self, service: &str) -> Result<Vec<v1::ServiceGeneration>, Failure> {
+        let request =
+            v1::ListServiceGenerationsRequest { service: service.to_owned(), consistency: self.consistency };
+        Ok(call!(self, Repeat::Read, services.list_service_generations(request))?.generations)
+    }
+
     pub async fn service(&self, service: &str) -> Result<Service, Failure> {
         let request = v1::GetServiceRequest { service: service.to_owned(), consistency: self.consistency };
         call!(self, Repeat::Read, services.get_service(request))?.service.ok_or_else(|| missing("service"))

@@ -4,7 +4,7 @@
 //! Every finding names file, line, column and key, and all errors of a file are found at once.
 //! Deliberately not here: `include`, `extends`; `docker stack deploy` does not read them either.
 
-mod amount;
+pub mod amount;
 mod deploy;
 mod diagnostic;
 mod document;

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use skein_proto::v1::{Instance, Phase, Service, service_spec::Mode};
+use skein_proto::v1::{Instance, Phase, RolloutPhase, Service, service_spec::Mode};
 
 use crate::output::{
     instance::{is_over, is_wanted, message, phase},
@@ -22,16 +22,18 @@ pub struct Standing {
     pub reached: bool,
     /// Reached, but only because nothing is planned.
     pub doubtful: bool,
+    /// Why it will not be reached without a user's word, and what that could be.
+    pub stuck: Option<String>,
 }
 
 impl Standing {
     const fn new(text: String, reached: bool) -> Self {
-        Self { text, reached, doubtful: false }
+        Self { text, reached, doubtful: false, stuck: None }
     }
 }
 
-/// A service that shall run as its spec says.
-pub fn of_running(name: &str, service: &Service, instances: &[&Instance]) -> Standing {
+/// A service that shall run as its spec of a generation says.
+pub fn of_running(name: &str, generation: u64, service: &Service, instances: &[&Instance]) -> Standing {
     let desired = desired(service);
     // Newer than what is known of the service, or as good after going back.
     let current = |instance: &&&Instance| {
@@ -54,10 +56,46 @@ pub fn of_running(name: &str, service: &Service, instances: &[&Instance]) -> Sta
         let why = service.status.as_ref().map(|status| status.message.as_str()).unwrap_or_default();
         parts.push(with_reason(&format!("{missing} to come"), why));
     }
-    let reached = parts.is_empty() && ready == new.len() && u32::try_from(ready) == Ok(desired);
+    let stuck = stuck(name, generation, service);
+    parts.extend(rollout(service));
+    let reached =
+        stuck.is_none() && parts.is_empty() && ready == new.len() && u32::try_from(ready) == Ok(desired);
     let detail = if parts.is_empty() { String::new() } else { format!(" ({})", parts.join(", ")) };
     let text = format!("{name} {ready}/{desired} ready{detail}");
-    Standing { doubtful: desired == 0 && is_global(service), ..Standing::new(text, reached) }
+    Standing { doubtful: desired == 0 && is_global(service), stuck, ..Standing::new(text, reached) }
+}
+
+/// What is to be said of a rollout that is under way.
+pub fn rollout(service: &Service) -> Option<String> {
+    let rollout = service.rollout.as_ref()?;
+    let what = if rollout.is_rollback { "going back" } else { "rollout" };
+    let text = match rollout.phase() {
+        RolloutPhase::Completed | RolloutPhase::Unspecified => return None,
+        RolloutPhase::Running => format!("{what} under way"),
+        RolloutPhase::AwaitingPromotion => format!("{what} waits to be promoted"),
+        RolloutPhase::Paused => format!("{what} paused"),
+    };
+    Some(with_reason(&text, &rollout.reason))
+}
+
+/// Why nothing more will happen, and the next command to type.
+fn stuck(name: &str, generation: u64, service: &Service) -> Option<String> {
+    let rollout = service.rollout.as_ref()?;
+    match rollout.phase() {
+        RolloutPhase::AwaitingPromotion => Some(format!(
+            "{name}: the canaries are ready and wait\n\
+             next: skein service promote {name}, or skein service rollback {name}"
+        )),
+        RolloutPhase::Paused => Some(format!(
+            "{}\nnext: skein service ps {name}, then skein service resume {name} or skein service rollback {name}",
+            with_reason(&format!("{name}: the rollout is paused"), &rollout.reason)
+        )),
+        RolloutPhase::Completed if rollout.is_rollback && service.generation > generation => Some(format!(
+            "{}\nnext: skein events --subject {name}",
+            with_reason(&format!("{name}: the rollout failed and went back"), &rollout.reason)
+        )),
+        _ => None,
+    }
 }
 
 fn is_global(service: &Service) -> bool {
@@ -121,7 +159,7 @@ pub fn of_drained(name: &str, instances: &[&Instance]) -> Standing {
 
 #[cfg(test)]
 mod tests {
-    use skein_proto::v1::{Desired, Observed, ReplicatedMode, ServiceSpec, ServiceStatus};
+    use skein_proto::v1::{Desired, Observed, ReplicatedMode, Rollout, ServiceSpec, ServiceStatus};
 
     use super::*;
 
@@ -171,11 +209,11 @@ mod tests {
             (1, vec![run(Failed)], "web 0/1 ready (1 failed)", false),
         ] {
             let all: Vec<&Instance> = instances.iter().collect();
-            let standing = of_running("web", &service(replicas, 1), &all);
+            let standing = of_running("web", 1, &service(replicas, 1), &all);
             assert_eq!((standing.text.as_str(), standing.reached), (text, reached));
         }
         let old = [instance(1, Run, Ready, ""), instance(2, Run, Ready, "")];
-        let standing = of_running("web", &service(2, 2), &old.iter().collect::<Vec<_>>());
+        let standing = of_running("web", 2, &service(2, 2), &old.iter().collect::<Vec<_>>());
         assert_eq!(standing.text, "web 1/2 ready (1 to be replaced)");
         assert!(!standing.reached);
     }
@@ -184,11 +222,44 @@ mod tests {
     fn a_global_service_counts_what_the_cluster_counts() {
         let mut global = service(0, 1);
         global.spec.as_mut().unwrap().mode = Some(Mode::Global(Default::default()));
-        assert!(of_running("web", &global, &[]).doubtful);
+        assert!(of_running("web", 1, &global, &[]).doubtful);
         global.status = Some(ServiceStatus { desired: 2, ..Default::default() });
         let ready = instance(1, Desired::Run, Phase::Ready, "");
-        assert!(!of_running("web", &global, &[&ready]).reached);
-        assert!(of_running("web", &global, &[&ready, &ready]).reached);
+        assert!(!of_running("web", 1, &global, &[&ready]).reached);
+        assert!(of_running("web", 1, &global, &[&ready, &ready]).reached);
+    }
+
+    #[test]
+    fn a_rollout_is_told_and_may_need_a_word() {
+        let ready = |generation| instance(generation, Desired::Run, Phase::Ready, "");
+        let look = |phase: RolloutPhase, is_rollback, reason: &str, instances: &[Instance]| {
+            let mut service = service(2, 3);
+            service.current_generations = vec![3, 1];
+            let reason = reason.to_owned();
+            service.rollout = Some(Rollout {
+                generation: 3,
+                phase: phase.into(),
+                is_rollback,
+                reason,
+                ..Default::default()
+            });
+            of_running("web", 2, &service, &instances.iter().collect::<Vec<_>>())
+        };
+        let standing = look(RolloutPhase::Running, false, "", &[ready(3), ready(2)]);
+        assert_eq!(standing.text, "web 1/2 ready (1 to be replaced, rollout under way)");
+        assert_eq!((standing.reached, standing.stuck), (false, None));
+        let standing = look(RolloutPhase::Paused, false, "web.1 failed", &[ready(3), ready(2)]);
+        assert_eq!(standing.text, "web 1/2 ready (1 to be replaced, rollout paused: web.1 failed)");
+        assert!(standing.stuck.unwrap().contains("skein service resume web"));
+        let standing = look(RolloutPhase::AwaitingPromotion, false, "", &[ready(3), ready(2)]);
+        assert!(standing.stuck.unwrap().contains("skein service promote web"));
+        // Instances of an earlier generation that runs the same count.
+        let standing = look(RolloutPhase::Completed, false, "", &[ready(3), ready(1)]);
+        assert_eq!((standing.text.as_str(), standing.reached), ("web 2/2 ready", true));
+        let standing = look(RolloutPhase::Completed, true, "it failed", &[ready(3), ready(1)]);
+        assert!(!standing.reached && standing.stuck.unwrap().contains("went back: it failed"));
+        let standing = look(RolloutPhase::Running, false, "", &[ready(3), ready(1)]);
+        assert!(!standing.reached, "it is still being watched");
     }
 
     #[test]

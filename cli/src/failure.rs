@@ -36,6 +36,8 @@ pub enum Failure {
     Refused(Refusal),
     /// What was asked for was accepted, and has not come true yet.
     NotConverged(String),
+    /// What was asked for was accepted, and has been stopped on its way.
+    Halted(String),
     /// Part of the work failed and was reported; what is left to say.
     Failed(String),
     /// A plan that is not empty; it has been shown.
@@ -135,7 +137,7 @@ impl fmt::Display for Attempt {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Usage(message) | Self::Failed(message) => f.write_str(message),
+            Self::Usage(message) | Self::Failed(message) | Self::Halted(message) => f.write_str(message),
             Self::NotConverged(message) => write!(f, "not there yet: {message}"),
             Self::File(found) => {
                 let lines: Vec<String> = found.iter().map(ToString::to_string).collect();
@@ -172,7 +174,7 @@ impl Failure {
         match self {
             Self::Usage(_) | Self::File(_) => EXIT_USAGE,
             Self::Unreachable(_) => EXIT_UNREACHABLE,
-            Self::NotConverged(_) => EXIT_NOT_CONVERGED,
+            Self::NotConverged(_) | Self::Halted(_) => EXIT_NOT_CONVERGED,
             Self::Changes => EXIT_CHANGES,
             Self::NoPlan(_) => EXIT_NO_PLAN,
             // The reader went away, as `head` does: nothing failed.
@@ -185,6 +187,11 @@ impl Failure {
     pub fn is_silent(&self) -> bool {
         matches!(self, Self::Changes)
             || matches!(self, Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe)
+    }
+
+    /// Someone else changed it meanwhile.
+    pub fn is_conflict(&self) -> bool {
+        matches!(self, Self::Refused(refusal) if refusal.code == Code::Aborted)
     }
 
     pub fn is_not_found(&self) -> bool {

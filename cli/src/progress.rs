@@ -4,13 +4,14 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use skein_proto::v1::Instance;
+use skein_proto::v1::{Instance, Service};
 use tokio::time::{Instant, sleep_until};
 
 use crate::{
     app::App,
     convergence::{Standing, of_drained, of_removed, of_running},
     failure::Failure,
+    output::service::name,
     terminal::shorten,
     watch::{Instances, News, Watch},
 };
@@ -28,12 +29,23 @@ const PLANNING_TIME: Duration = Duration::from_secs(2);
 /// What is waited for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Goal {
-    /// The service with this id runs as its spec says.
-    Running { id: String, name: String },
+    /// The service with this id runs as its spec of this generation says, or a later one.
+    Running { id: String, name: String, generation: u64 },
     /// The service with this id is gone.
     Removed { id: String, name: String },
     /// The node with this id runs nothing.
     Drained { id: String, name: String },
+}
+
+impl Goal {
+    /// The service runs as its spec of now says.
+    pub fn running(service: &Service) -> Self {
+        Self::Running {
+            id: service.id.clone(),
+            name: name(service).to_owned(),
+            generation: service.generation,
+        }
+    }
 }
 
 #[derive(Debug, Clone, clap::Args)]
@@ -76,11 +88,24 @@ pub async fn wait(app: &App, goals: Vec<Goal>, args: &WaitArgs) -> Result<(), Fa
             app.on_interrupt(String::new());
             return Ok(());
         }
+        if let Some(failure) = stuck(&standings) {
+            app.on_interrupt(String::new());
+            return Err(failure);
+        }
         tokio::select! {
             () = sleep_until(deadline) => return Err(view.too_late(&standings)),
             changed = view.changed(looked) => changed?,
         }
     }
+}
+
+/// Once everything else is there, what will not go on by itself is not waited for.
+fn stuck(standings: &[Standing]) -> Option<Failure> {
+    if standings.iter().any(|standing| !standing.reached && standing.stuck.is_none()) {
+        return None;
+    }
+    let said: Vec<&str> = standings.iter().filter_map(|standing| standing.stuck.as_deref()).collect();
+    (!said.is_empty()).then(|| Failure::Halted(said.join("\n")))
 }
 
 /// Nothing planned may also mean: not planned yet.
@@ -119,11 +144,11 @@ impl<'a> View<'a> {
         let mut standings = Vec::new();
         for goal in &self.goals {
             let standing = match goal {
-                Goal::Running { id, name } => {
+                Goal::Running { id, name, generation } => {
                     let service = found(app.api.service(id).await)?.filter(|service| !service.deleting);
                     let service = service
                         .ok_or_else(|| Failure::Failed(format!("{name} has been removed by someone else")))?;
-                    of_running(name, &service, &self.of_service(id))
+                    of_running(name, *generation, &service, &self.of_service(id))
                 }
                 Goal::Removed { id, name } => {
                     let service = found(app.api.service(id).await)?;

@@ -91,7 +91,7 @@ pub async fn deploy(
         let answer = app.api.apply(ServiceSpec::from(&service.spec), false).await?;
         let applied = answer.service.clone().unwrap_or_default();
         app.print_done(&applied, &format!("{} {}", service.spec.name, verb(answer.result())))?;
-        goals.push(Goal::Running { id: applied.id, name: service.spec.name.clone() });
+        goals.push(Goal::running(&applied));
     }
     if options.prune {
         for service in surplus(app, &stack).await? {

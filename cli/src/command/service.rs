@@ -1,5 +1,8 @@
 //! `skein service`: what runs, where, how many.
 
+mod rollout;
+mod update;
+
 use skein_proto::v1::{Instance, Phase};
 
 use super::each;
@@ -18,6 +21,12 @@ pub enum Command {
     Ps(PsArgs),
     Inspect(InspectArgs),
     Scale(ScaleArgs),
+    Update(Box<update::Args>),
+    Rollback(rollout::RollbackArgs),
+    History(rollout::HistoryArgs),
+    Promote(rollout::PromoteArgs),
+    Pause(rollout::PauseArgs),
+    Resume(rollout::ResumeArgs),
     Rm(RmArgs),
 }
 
@@ -138,6 +147,12 @@ pub async fn run(app: &App, command: Command) -> Result<(), Failure> {
             app.print_list(&found)
         }
         Command::Scale(args) => scale(app, &args).await,
+        Command::Update(args) => update::run(app, &args).await,
+        Command::Rollback(args) => rollout::rollback(app, &args).await,
+        Command::History(args) => rollout::history(app, &args).await,
+        Command::Promote(args) => rollout::promote(app, &args).await,
+        Command::Pause(args) => rollout::pause(app, &args).await,
+        Command::Resume(args) => rollout::resume(app, &args).await,
         Command::Rm(args) => {
             let removed = each(app, &args.services, |service| async move {
                 let deleted = app.api.delete_service(&service).await?;
@@ -182,7 +197,7 @@ async fn scale(app: &App, args: &ScaleArgs) -> Result<(), Failure> {
             args.services.iter().find(|(name, _)| *name == wanted).map_or(1, |(_, replicas)| *replicas);
         let service = app.api.scale(&wanted, replicas).await?;
         app.print_done(&service, &format!("{} scaled to {replicas}", name(&service)))?;
-        Ok(Goal::Running { id: service.id.clone(), name: name(&service).to_owned() })
+        Ok(Goal::running(&service))
     })
     .await?;
     progress::wait(app, scaled, &args.wait).await

@@ -5,7 +5,7 @@ use skein_common::Timestamp;
 use skein_proto::v1::{Protocol, PublishMode, Service, ServiceSpec, service_spec::Mode};
 
 use super::{Column, Row, column, json, text, wide};
-use crate::compose::STACK_LABEL;
+use crate::{compose::STACK_LABEL, convergence};
 
 impl Row for Service {
     const COLUMNS: &'static [Column] = &[
@@ -26,7 +26,12 @@ impl Row for Service {
     fn cells(&self, now: Timestamp) -> Vec<String> {
         let spec = self.spec.clone().unwrap_or_default();
         let status = self.status.clone().unwrap_or_default();
-        let message = if self.deleting { "being removed".to_owned() } else { status.message };
+        let message = if self.deleting {
+            "being removed".to_owned()
+        } else {
+            let said = convergence::rollout(self).into_iter().chain([status.message]);
+            said.filter(|text| !text.is_empty()).collect::<Vec<_>>().join("; ")
+        };
         vec![
             spec.name.clone(),
             self.id.clone(),

@@ -35,6 +35,8 @@ pub struct World {
     pub services: HashMap<String, v1::Service>,
     pub instances: Vec<v1::Instance>,
     pub nodes: Vec<v1::Node>,
+    /// Of any service.
+    pub generations: Vec<v1::ServiceGeneration>,
     pub events: Vec<v1::Event>,
     pub status: v1::GetStatusResponse,
     /// What the next calls of a method are refused with, before it works.
@@ -233,16 +235,23 @@ impl ServiceService for Fake {
 
     async fn control_rollout(
         &self,
-        _: Request<v1::ControlRolloutRequest>,
+        request: Request<v1::ControlRolloutRequest>,
     ) -> Answer<v1::ControlRolloutResponse> {
-        Err(Status::unimplemented("control_rollout"))
+        let request = request.into_inner();
+        let key =
+            format!("{} {} {}", request.service, request.control().as_str_name(), request.to_generation);
+        let service = self.call("control_rollout", key)?.service(&request.service)?;
+        Ok(Response::new(v1::ControlRolloutResponse { service: Some(service) }))
     }
 
     async fn list_service_generations(
         &self,
-        _: Request<v1::ListServiceGenerationsRequest>,
+        request: Request<v1::ListServiceGenerationsRequest>,
     ) -> Answer<v1::ListServiceGenerationsResponse> {
-        Err(Status::unimplemented("list_service_generations"))
+        let name = request.into_inner().service;
+        let world = self.call("list_service_generations", &name)?;
+        world.service(&name)?;
+        Ok(Response::new(v1::ListServiceGenerationsResponse { generations: world.generations.clone() }))
     }
 
     async fn create_service(
@@ -254,9 +263,15 @@ impl ServiceService for Fake {
 
     async fn update_service(
         &self,
-        _: Request<v1::UpdateServiceRequest>,
+        request: Request<v1::UpdateServiceRequest>,
     ) -> Answer<v1::UpdateServiceResponse> {
-        Err(Status::unimplemented("update_service"))
+        let request = request.into_inner();
+        let mut world = self.call("update_service", format!("{} etag {}", request.service, request.etag))?;
+        let mut service = world.service(&request.service)?;
+        let name = service.spec.clone().unwrap_or_default().name;
+        service.spec = request.spec;
+        world.services.insert(name, service.clone());
+        Ok(Response::new(v1::UpdateServiceResponse { service: Some(service) }))
     }
 
     async fn watch_services(

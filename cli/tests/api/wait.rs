@@ -158,6 +158,75 @@ async fn applying_prunes_only_when_asked() {
 }
 
 #[tokio::test]
+async fn an_update_is_made_to_the_newest_spec() {
+    let world = world();
+    let mut known = service("shop_web", 1);
+    known.etag = "7".to_owned();
+    add_service(&world, known);
+    let a = serve("a", &world).await;
+    let conflict = status(Code::Aborted, "ETAG_MISMATCH", "it has changed");
+    world.lock().unwrap().refusals.entry("update_service").or_default().push_back(conflict);
+    let ended = skein(&[&a], "service update shop_web --image nginx:2 --env A=1 --detach").await;
+    assert_eq!((ended.code, ended.out.as_str()), (0, "shop_web updated\n"), "{}", ended.err);
+    let world = world.lock().unwrap();
+    assert_eq!(world.keys("update_service"), ["id-shop_web etag 7", "id-shop_web etag 7"]);
+    let container = world.services["shop_web"].spec.clone().unwrap().container.unwrap();
+    assert_eq!((container.image.as_str(), container.environment["A"].as_str()), ("nginx:2", "1"));
+}
+
+#[tokio::test]
+async fn a_rollout_obeys_the_user() {
+    let world = world();
+    let mut known = service("shop_web", 0);
+    known.generation = 3;
+    add_service(&world, known.clone());
+    let generation = |generation, image: &str| {
+        let mut spec = known.spec.clone().unwrap();
+        spec.container.as_mut().unwrap().image = image.to_owned();
+        v1::ServiceGeneration { generation, spec: Some(spec), instances: 0 }
+    };
+    world.lock().unwrap().generations = vec![generation(3, "nginx:2"), generation(1, "nginx:1")];
+    let a = serve("a", &world).await;
+    for (line, out) in [
+        ("service rollback shop_web", "shop_web going back\n"),
+        ("service undo shop_web --to 1 --detach", "shop_web going back to generation 1\n"),
+        ("service promote shop_web", "shop_web promoted\n"),
+        ("service pause shop_web", "shop_web paused\n"),
+        ("service resume shop_web -d", "shop_web resumed\n"),
+        (
+            "service history shop_web",
+            "GENERATION  INSTANCES  IMAGE    CHANGED\n3*          0          nginx:2  ~ container.image: nginx:1 -> \
+             nginx:2\n1           0          nginx:1\n",
+        ),
+    ] {
+        let ended = skein(&[&a], line).await;
+        assert_eq!((ended.code, ended.out.as_str()), (0, out), "{line}: {}", ended.err);
+    }
+    let asked = world.lock().unwrap().keys("control_rollout").join(", ").replace("ROLLOUT_CONTROL_", "");
+    assert_eq!(
+        asked,
+        "shop_web UNDO 0, shop_web UNDO 1, shop_web PROMOTE 0, shop_web PAUSE 0, shop_web RESUME 0"
+    );
+}
+
+#[tokio::test]
+async fn a_paused_rollout_is_not_waited_for() {
+    let world = world();
+    let mut known = service("shop_web", 1);
+    let (phase, reason) = (v1::RolloutPhase::Paused.into(), "1 of 1 failed".to_owned());
+    known.rollout = Some(v1::Rollout { phase, reason, ..Default::default() });
+    add_service(&world, known);
+    let a = serve("a", &world).await;
+    let ended = skein(&[&a], "service scale shop_web=1").await;
+    assert_eq!(ended.code, 2);
+    assert!(
+        ended.err.contains("skein: shop_web: the rollout is paused: 1 of 1 failed\nnext: skein service ps"),
+        "{}",
+        ended.err
+    );
+}
+
+#[tokio::test]
 async fn draining_waits_until_the_node_is_empty() {
     let world = world();
     let a = serve("a", &world).await;
