@@ -18,10 +18,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::ValueEnum;
-use tonic::{
-    Code,
-    transport::{Channel, Endpoint},
-};
+use tonic::Code;
 
 use self::figure::Table;
 use crate::{deployment::Deployment, wait};
@@ -50,17 +47,31 @@ pub struct Plan {
     pub kills: usize,
     /// Of one round of load, and of one look at an idle process.
     pub load: Duration,
+    /// Of the writes; `None` = as many as the table has.
+    pub clients: Option<usize>,
     /// Few and many hollow agents.
     pub nodes: (usize, usize),
     pub instances: usize,
 }
 
 impl Plan {
-    pub const FULL: Self =
-        Self { rounds: 5, kills: 9, load: Duration::from_secs(4), nodes: (1_000, 5_000), instances: 20_000 };
+    pub const FULL: Self = Self {
+        rounds: 5,
+        kills: 9,
+        load: Duration::from_secs(4),
+        clients: None,
+        nodes: (1_000, 5_000),
+        instances: 20_000,
+    };
     /// Whether it works at all.
-    pub const QUICK: Self =
-        Self { rounds: 1, kills: 2, load: Duration::from_secs(1), nodes: (100, 300), instances: 2_000 };
+    pub const QUICK: Self = Self {
+        rounds: 1,
+        kills: 2,
+        load: Duration::from_secs(1),
+        clients: None,
+        nodes: (100, 300),
+        instances: 2_000,
+    };
 }
 
 impl Bench {
@@ -90,14 +101,4 @@ async fn remove(skein: &Deployment, name: &str) -> Result<()> {
         wait::expect(left.is_empty(), || format!("{} containers", left.len()))
     })
     .await
-}
-
-/// As many connections to one server.
-async fn connect(address: &str, connections: usize) -> Result<Vec<Channel>> {
-    let endpoint = Endpoint::from_shared(format!("http://{address}"))?.tcp_nodelay(true);
-    let mut channels = Vec::new();
-    for _ in 0..connections {
-        channels.push(endpoint.connect().await?);
-    }
-    Ok(channels)
 }

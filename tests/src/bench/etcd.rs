@@ -12,7 +12,7 @@ use tonic::{
 };
 use tonic_prost::ProstCodec;
 
-use super::load::Writer;
+use super::load::Template;
 use crate::{ports::Port, process::Process, wait};
 
 const FORM_LIMIT: Duration = Duration::from_secs(20);
@@ -24,9 +24,6 @@ struct PutRequest {
     #[prost(bytes = "vec", tag = "2")]
     value: Vec<u8>,
 }
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct PutResponse {}
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct StatusRequest {}
@@ -48,15 +45,8 @@ struct Header {
 /// Ends with its drop.
 #[derive(Debug)]
 pub struct Etcd {
-    _members: Vec<Process>,
+    members: Vec<Process>,
     leader: Port,
-}
-
-/// Puts to one key.
-#[derive(Debug)]
-pub struct EtcdWriter {
-    client: Grpc<Channel>,
-    key: Vec<u8>,
 }
 
 impl Etcd {
@@ -84,15 +74,19 @@ impl Etcd {
             Err("none".to_owned())
         })
         .await?;
-        Ok(Self { _members: members, leader })
+        Ok(Self { members, leader })
     }
 
-    /// Connections to the leader.
-    ///
+    /// Of the leader.
+    #[must_use]
+    pub fn address(&self) -> String {
+        self.leader.address()
+    }
+
     /// # Errors
-    /// When it cannot be reached.
-    pub async fn connect(&self, connections: usize) -> Result<Vec<Channel>> {
-        super::connect(&self.leader.address(), connections).await
+    /// When a member has ended.
+    pub fn pids(&self) -> Result<Vec<u32>> {
+        self.members.iter().map(|member| member.pid().context("the member runs")).collect()
     }
 }
 
@@ -131,16 +125,11 @@ where
     Ok(client.unary(tonic::Request::new(request), PathAndQuery::from_static(path), codec).await?.into_inner())
 }
 
-impl EtcdWriter {
-    #[must_use]
-    pub fn new(channel: Channel, number: usize) -> Self {
-        Self { client: Grpc::new(channel), key: format!("bench-{number}").into_bytes() }
-    }
-}
-
-impl Writer for EtcdWriter {
-    async fn write(&mut self, value: &str) -> Result<()> {
-        let request = PutRequest { key: self.key.clone(), value: value.as_bytes().to_vec() };
-        call::<_, PutResponse>(&mut self.client, "/etcdserverpb.KV/Put", request).await.map(drop)
-    }
+/// Puts of this value to one key.
+///
+/// # Errors
+/// Never, as the value is in the message.
+pub fn put(number: usize, value: &str) -> Result<Template> {
+    let request = PutRequest { key: format!("bench-{number}").into_bytes(), value: value.into() };
+    Template::new("/etcdserverpb.KV/Put", &request, value)
 }

@@ -9,6 +9,7 @@ use std::{fmt, time::Duration};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unit {
     PerSecond,
+    Microseconds,
     Milliseconds,
     Seconds,
     Megabytes,
@@ -36,7 +37,11 @@ impl Figure {
     /// In the unit of this figure.
     pub fn add_time(&mut self, time: Duration) {
         let seconds = time.as_secs_f64();
-        self.add(if self.unit == Unit::Milliseconds { seconds * 1e3 } else { seconds });
+        self.add(match self.unit {
+            Unit::Microseconds => seconds * 1e6,
+            Unit::Milliseconds => seconds * 1e3,
+            Unit::PerSecond | Unit::Seconds | Unit::Megabytes | Unit::Percent => seconds,
+        });
     }
 
     /// `None` before the first round.
@@ -55,6 +60,7 @@ impl Figure {
 fn amount(unit: Unit, value: f64) -> String {
     let suffix = match unit {
         Unit::PerSecond => "/s",
+        Unit::Microseconds => " µs",
         Unit::Milliseconds => " ms",
         Unit::Seconds => " s",
         Unit::Megabytes => " MB",

@@ -26,18 +26,22 @@ pub fn memory(pid: u32) -> Result<f64> {
 /// # Errors
 /// When there is no such process.
 pub async fn cpu(pid: u32, over: Duration) -> Result<f64> {
-    let (begin, before) = (Instant::now(), ticks(pid)?);
+    let (begin, before) = (Instant::now(), spent(pid)?);
     time::sleep(over).await; // polls: nothing, measures what is used meanwhile
-    Ok((ticks(pid)? - before) / TICKS_PER_SECOND / begin.elapsed().as_secs_f64() * 100.0)
+    Ok((spent(pid)? - before) / begin.elapsed().as_secs_f64() * 100.0)
 }
 
-fn ticks(pid: u32) -> Result<f64> {
+/// Seconds of one core that it has used so far.
+///
+/// # Errors
+/// When there is no such process.
+pub fn spent(pid: u32) -> Result<f64> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).context("stat")?;
     // The name in parentheses may contain anything; utime and stime are the 12th and 13th after it.
     let (_, rest) = text.rsplit_once(')').context("stat")?;
     let mut fields = rest.split_whitespace().skip(11);
     let mut field = || -> Result<f64> { Ok(fields.next().context("stat")?.parse()?) };
-    Ok(field()? + field()?)
+    Ok((field()? + field()?) / TICKS_PER_SECOND)
 }
 
 #[cfg(test)]

@@ -5,17 +5,15 @@
 //!
 //! Invariant: both sides run all the time, and are measured in turn, so that noise hits both.
 
-use std::time::Duration;
-
-use anyhow::Result;
-use skein_proto::v1::{ServiceSpec, UpdateServiceRequest, service_service_client::ServiceServiceClient};
-use tonic::transport::Channel;
+use anyhow::{Context as _, Result};
+use skein_proto::v1::{ServiceSpec, UpdateServiceRequest};
 
 use super::{
     Plan,
-    etcd::{Etcd, EtcdWriter},
+    etcd::{self, Etcd},
     figure::{Figure, Table, Target, Unit},
-    load::{self, Load, Writer},
+    load::{self, Load, Template},
+    process_usage,
 };
 use crate::{
     deployment::{Deployment, Flags},
@@ -23,25 +21,27 @@ use crate::{
 };
 
 const CLIENTS: [usize; 3] = [1, 16, 256];
-/// More clients share a connection.
-const CONNECTIONS: usize = 16;
 const VALUE_BYTES: usize = 256;
 
-struct ServiceWriter {
-    client: ServiceServiceClient<Channel>,
-    spec: ServiceSpec,
+/// One of the two that are compared.
+struct Side {
+    /// Of the leader.
+    address: String,
+    pids: Vec<u32>,
+    templates: Vec<Template>,
 }
 
-impl Writer for ServiceWriter {
-    async fn write(&mut self, value: &str) -> Result<()> {
-        self.spec.labels.insert("value".to_owned(), value.to_owned());
-        let request = UpdateServiceRequest {
-            service: self.spec.name.clone(),
-            spec: Some(self.spec.clone()),
-            ..UpdateServiceRequest::default()
-        };
-        self.client.update_service(request).await?;
+impl Side {
+    async fn load(&self, clients: usize, plan: &Plan, measured: &mut Measured) -> Result<()> {
+        let before = self.spent()?;
+        let load = load::run(&self.address, self.templates[..clients].to_vec(), plan.load).await?;
+        measured.add(&load, self.spent()? - before);
         Ok(())
+    }
+
+    /// Seconds of all members.
+    fn spent(&self) -> Result<f64> {
+        self.pids.iter().map(|pid| process_usage::spent(*pid)).sum()
     }
 }
 
@@ -49,6 +49,8 @@ struct Measured {
     rate: Figure,
     median: Figure,
     slowest: Figure,
+    /// Of all members together, without the clients.
+    cpu: Figure,
 }
 
 impl Measured {
@@ -57,13 +59,15 @@ impl Measured {
             rate: Figure::new(Unit::PerSecond),
             median: Figure::new(Unit::Milliseconds),
             slowest: Figure::new(Unit::Milliseconds),
+            cpu: Figure::new(Unit::Microseconds),
         }
     }
 
-    fn add(&mut self, load: &Load) {
+    fn add(&mut self, load: &Load, cpu_seconds: f64) {
         self.rate.add(load.per_second);
         self.median.add_time(load.median);
         self.slowest.add_time(load.slowest_hundredth);
+        self.cpu.add(cpu_seconds * 1e6 / load.written);
     }
 }
 
@@ -72,22 +76,36 @@ impl Measured {
 pub async fn measure(plan: &Plan) -> Result<Table> {
     let mut skein = Deployment::start(3, 0, &Flags::default()).await?;
     let etcd = Etcd::start(skein.folder()).await?;
-    let leader = skein.leader().await?;
-    let address = skein.masters[leader].api.address();
-    for number in 0..CLIENTS[CLIENTS.len() - 1] {
+    let counts = plan.clients.map_or(CLIENTS.to_vec(), |clients| vec![clients]);
+    let most = counts.iter().copied().max().unwrap_or_default();
+    for number in 0..most {
         skein.client.apply(service(number)).await?;
     }
+    let value = "v".repeat(VALUE_BYTES);
+    let leader = skein.leader().await?;
+    let pids = skein.masters.iter().map(|master| master.process.pid().context("the master runs"));
+    let ours = Side {
+        address: skein.masters[leader].api.address(),
+        pids: pids.collect::<Result<_>>()?,
+        templates: (0..most).map(|number| update(number, &value)).collect::<Result<_>>()?,
+    };
+    let theirs = Side {
+        address: etcd.address(),
+        pids: etcd.pids()?,
+        templates: (0..most).map(|number| etcd::put(number, &value)).collect::<Result<_>>()?,
+    };
     let mut table = Table::new("Committed writes, 256 bytes, three members, fsync on", "etcd 3.4");
-    for clients in CLIENTS {
-        let (mut ours, mut theirs) = (Measured::new(), Measured::new());
+    for clients in counts {
+        let (mut skein, mut etcd) = (Measured::new(), Measured::new());
         for _ in 0..plan.rounds {
-            theirs.add(&load_etcd(&etcd, clients, plan.load).await?);
-            ours.add(&load_skein(&address, clients, plan.load).await?);
+            theirs.load(clients, plan, &mut etcd).await?;
+            ours.load(clients, plan, &mut skein).await?;
         }
         let target = (clients > 1).then_some(Target::TimesBeside(2.0));
-        table.add(format!("{clients} clients: writes"), ours.rate, Some(theirs.rate), target);
-        table.add(format!("{clients} clients: p50"), ours.median, Some(theirs.median), None);
-        table.add(format!("{clients} clients: p99"), ours.slowest, Some(theirs.slowest), None);
+        table.add(format!("{clients} clients: writes"), skein.rate, Some(etcd.rate), target);
+        table.add(format!("{clients} clients: p50"), skein.median, Some(etcd.median), None);
+        table.add(format!("{clients} clients: p99"), skein.slowest, Some(etcd.slowest), None);
+        table.add(format!("{clients} clients: CPU of a write"), skein.cpu, Some(etcd.cpu), None);
     }
     drop(etcd);
     skein.abandon();
@@ -98,21 +116,14 @@ fn service(number: usize) -> ServiceSpec {
     spec::service(&format!("bench-{number}")).replicas(0).build()
 }
 
-async fn load_etcd(etcd: &Etcd, clients: usize, time: Duration) -> Result<Load> {
-    let channels = etcd.connect(clients.min(CONNECTIONS)).await?;
-    let writers = channels.into_iter().cycle().take(clients).enumerate();
-    let writers = writers.map(|(number, channel)| EtcdWriter::new(channel, number)).collect();
-    load::run(writers, time, VALUE_BYTES).await
-}
-
-async fn load_skein(leader: &str, clients: usize, time: Duration) -> Result<Load> {
-    let channels = super::connect(leader, clients.min(CONNECTIONS)).await?;
-    let writers = channels.into_iter().cycle().take(clients).enumerate();
-    let writers = writers
-        .map(|(number, channel)| ServiceWriter {
-            client: ServiceServiceClient::new(channel),
-            spec: service(number),
-        })
-        .collect();
-    load::run(writers, time, VALUE_BYTES).await
+/// Sets a label, so that no two writes are the same.
+fn update(number: usize, value: &str) -> Result<Template> {
+    let mut spec = service(number);
+    spec.labels.insert("value".to_owned(), value.to_owned());
+    let request = UpdateServiceRequest {
+        service: spec.name.clone(),
+        spec: Some(spec),
+        ..UpdateServiceRequest::default()
+    };
+    Template::new("/skein.v1.ServiceService/UpdateService", &request, value)
 }

@@ -19,6 +19,9 @@ struct Arguments {
     /// Rounds of each figure.
     #[arg(long)]
     rounds: Option<usize>,
+    /// Clients that write; 1, 16 and 256 in turn when not given.
+    #[arg(long)]
+    clients: Option<usize>,
     /// Times the leader's machine is killed.
     #[arg(long)]
     kills: Option<usize>,
@@ -30,6 +33,7 @@ async fn main() -> ExitCode {
     let mut plan = if arguments.quick { Plan::QUICK } else { Plan::FULL };
     plan.rounds = arguments.rounds.unwrap_or(plan.rounds).max(1);
     plan.kills = arguments.kills.unwrap_or(plan.kills).max(1);
+    plan.clients = arguments.clients;
     let benches = match arguments.benches.as_slice() {
         [] => Bench::value_variants(),
         named => named,
