@@ -25,6 +25,7 @@ use crate::raft::{
     state_machine::{Published, StateMachine},
 };
 
+mod batch;
 mod formation;
 mod leadership;
 mod membership;
@@ -129,6 +130,7 @@ pub(crate) struct Inner {
     leadership: watch::Receiver<Leadership>,
     timing: Timing,
     proposals: Semaphore,
+    batches: batch::Batches,
     /// Held by the change of the members under way here.
     membership: tokio::sync::Mutex<()>,
     stop: CancellationToken,
@@ -192,6 +194,9 @@ impl Store {
             masters: options.initial_masters,
         };
         tasks.spawn(formation.run(stop.clone()));
+        let lease = Duration::from_millis(options.timing.lease_ms());
+        let (batcher, batches) = batch::Batcher::new(raft.clone(), identity.id(), leadership.clone(), lease);
+        tasks.spawn(batcher.run(stop.clone()));
         tasks.close();
         Ok(Self(Arc::new(Inner {
             raft,
@@ -205,6 +210,7 @@ impl Store {
             leadership,
             timing: options.timing,
             proposals: Semaphore::new(PROPOSALS_IN_FLIGHT),
+            batches,
             membership: tokio::sync::Mutex::new(()),
             stop,
             tasks,

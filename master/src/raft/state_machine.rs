@@ -136,7 +136,8 @@ impl StateMachine {
         self.published.store(Arc::new(self.state.clone()));
         self.feed.push(std::mem::take(&mut pending.changes));
         self.applied.send_replace(Revision(self.last_applied.map_or(0, |last| last.index)));
-        for (responder, response) in pending.answers.drain(..) {
+        // A batch waits for its first answer first: told last, it finds all the others.
+        for (responder, response) in pending.answers.drain(..).rev() {
             responder.send(response);
         }
         pending.entries = 0;

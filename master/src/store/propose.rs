@@ -12,10 +12,10 @@ use prost::bytes::Bytes;
 use skein_common::Revision;
 use skein_master_core::{Command, Outcome, Rejection};
 use skein_proto::v1::{self, propose_response::Result as Answer};
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 use tonic::Request;
 
-use super::{Committed, Inner, MAX_COMMAND_BYTES, Store};
+use super::{Committed, Inner, Leadership, MAX_COMMAND_BYTES, Store};
 use crate::raft::{
     Proposal,
     codec::{self, Kind},
@@ -117,9 +117,8 @@ impl Inner {
 
     /// Proposes to this master's own Raft, which refuses when it does not lead.
     pub(crate) async fn propose_here(&self, proposal: Proposal) -> Attempt {
-        let write = self.raft.client_write(proposal);
         let written = tokio::select! {
-            written = write => written,
+            written = self.batches.write(proposal) => written,
             () = self.lost(self.identity.id()) => {
                 return Attempt::Unknown { reason: "the leader lost its quorum".to_owned() };
             }
@@ -128,18 +127,19 @@ impl Inner {
             }
         };
         match written {
-            Ok(response) => match response.data.0 {
+            None => Attempt::Unknown { reason: "the leader lost its quorum, or is stopping".to_owned() },
+            Some(Ok(response)) => match response.response.0 {
                 Some(outcome) => {
                     Attempt::Committed(Committed { revision: Revision(response.log_id.index), outcome })
                 }
                 None => Attempt::Unknown { reason: "the command was not applied".to_owned() },
             },
-            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {
+            Some(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward)))) => {
                 let other = forward.leader_id.filter(|leader| *leader != self.identity.id());
                 Attempt::NotProposed { leader: other }
             }
-            Err(RaftError::APIError(error)) => Attempt::Unknown { reason: error.to_string() },
-            Err(RaftError::Fatal(fatal)) => {
+            Some(Err(RaftError::APIError(error))) => Attempt::Unknown { reason: error.to_string() },
+            Some(Err(RaftError::Fatal(fatal))) => {
                 self.check(&fatal);
                 Attempt::Unknown { reason: fatal.to_string() }
             }
@@ -189,16 +189,7 @@ impl Inner {
 
     /// Resolves when `leader` has not led, as seen from here, for a whole lease.
     pub(super) async fn lost(&self, leader: u64) {
-        let mut leadership = self.leadership.clone();
-        loop {
-            if leadership.wait_for(|seen| seen.leader_id != Some(leader)).await.is_err() {
-                return;
-            }
-            let back = leadership.wait_for(|seen| seen.leader_id == Some(leader));
-            if tokio::time::timeout(self.lease(), back).await.is_err() {
-                return;
-            }
-        }
+        lost(self.leadership.clone(), leader, self.lease()).await;
     }
 
     /// Waits for another leadership, or a moment, which grows.
@@ -208,6 +199,19 @@ impl Inner {
         let moment = (Instant::now() + *delay).min(until);
         *delay = (*delay * 2).min(TRY_AGAIN_MAX);
         let _ = tokio::time::timeout_at(moment, leadership.changed()).await;
+    }
+}
+
+/// Resolves when `leader` has not led, as seen from here, for a whole lease.
+pub(super) async fn lost(mut leadership: watch::Receiver<Leadership>, leader: u64, lease: Duration) {
+    loop {
+        if leadership.wait_for(|seen| seen.leader_id != Some(leader)).await.is_err() {
+            return;
+        }
+        let back = leadership.wait_for(|seen| seen.leader_id == Some(leader));
+        if tokio::time::timeout(lease, back).await.is_err() {
+            return;
+        }
     }
 }
 
