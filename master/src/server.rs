@@ -6,6 +6,7 @@
 
 use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
+use futures_util::TryStreamExt as _;
 use skein_master_core::liveness::LivenessConfig;
 use skein_proto::v1::{
     agent_service_server::AgentServiceServer, cluster_service_server::ClusterServiceServer,
@@ -23,6 +24,7 @@ use tonic::{
 
 use crate::{
     config::EXIT_USAGE,
+    gather::Gathered,
     grpc::{Api, watch::Watches},
     leadership::{self, RoleKeeper},
     raft::{identity::IdentityError, server::RaftServer},
@@ -45,6 +47,8 @@ const PENDING_RESETS: usize = 256;
 const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
 const HEADER_BYTES: u32 = 16 * 1024;
+/// A batch of entries is a few frames, each a system call or two, instead of dozens.
+const FRAME_BYTES: u32 = 64 * 1024;
 
 /// What one caller may take.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -306,7 +310,7 @@ fn reflection<'b>() -> tonic_reflection::server::Builder<'b> {
 }
 
 fn serve(listener: TcpListener, routes: Routes, stop: CancellationToken) -> JoinHandle<()> {
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true)).map_ok(Gathered::new);
     let server = Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE_EVERY))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
@@ -314,6 +318,7 @@ fn serve(listener: TcpListener, routes: Routes, stop: CancellationToken) -> Join
         .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS))
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_frame_size(FRAME_BYTES)
         .http2_max_header_list_size(HEADER_BYTES)
         .add_routes(routes);
     tokio::spawn(async move {

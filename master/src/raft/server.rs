@@ -10,7 +10,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
 };
 
-use futures_util::{Stream, StreamExt as _, stream};
+use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
 use openraft::{async_runtime::watch::WatchReceiver as _, raft::AppendEntriesRequest};
 use prost::bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
@@ -34,7 +34,10 @@ use super::{
         FORMATION_KEY, KEEPALIVE_EVERY, KEEPALIVE_TIMEOUT, MAX_MESSAGE_BYTES, MEMBER_KEY, TARGET_KEY,
     },
 };
-use crate::store::{Attempt, Change, Committed, MembershipError, Store};
+use crate::{
+    gather::Gathered,
+    store::{Attempt, Change, Committed, MembershipError, Store},
+};
 
 mod receive;
 
@@ -71,7 +74,7 @@ impl RaftServer {
             .serve_with_incoming_shutdown(
                 Self::service(store),
                 // Without it every small message waits for the acknowledgement of the one before.
-                TcpIncoming::from(listener).with_nodelay(Some(true)),
+                TcpIncoming::from(listener).with_nodelay(Some(true)).map_ok(Gathered::new),
                 stop.cancelled_owned(),
             )
             .await
