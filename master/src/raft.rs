@@ -5,7 +5,10 @@
 //! neither the disk format nor the wire format is openraft's: both are ours (`raft/codec.rs`).
 //! Deliberately not here: what a command does (`skein-master-core`), who may call (`grpc/`).
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use prost::bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -81,35 +84,56 @@ pub(crate) fn fnv1a(bytes: &[u8]) -> u64 {
 }
 
 /// A command as the log carries it: encoded once by whoever proposes it, copied ever after.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Proposal(Bytes);
+#[derive(Clone)]
+pub struct Proposal {
+    bytes: Bytes,
+    /// What the bytes say, on the leader until it is applied: there it need not be decoded.
+    command: Option<Arc<Mutex<Option<Command>>>>,
+}
 
 impl Proposal {
     /// Encodes a command as MessagePack with named fields.
-    pub fn encode(command: &Command) -> Result<Self, rmp_serde::encode::Error> {
-        rmp_serde::to_vec_named(command).map(|bytes| Self(bytes.into()))
+    pub fn encode(command: Command) -> Result<Self, rmp_serde::encode::Error> {
+        let bytes = rmp_serde::to_vec_named(&command)?;
+        Ok(Self { bytes: bytes.into(), command: Some(Arc::new(Mutex::new(Some(command)))) })
     }
 
     /// Accepts bytes from a peer only when they are a command.
     pub fn from_peer(bytes: Bytes) -> Result<Self, rmp_serde::decode::Error> {
-        let proposal = Self(bytes);
-        proposal.decode()?;
-        Ok(proposal)
+        let command = rmp_serde::from_slice(&bytes)?;
+        Ok(Self { bytes, command: Some(Arc::new(Mutex::new(Some(command)))) })
     }
 
+    const fn from_log(bytes: Bytes) -> Self {
+        Self { bytes, command: None }
+    }
+
+    /// The command, which is not kept any longer than until here.
     pub fn decode(&self) -> Result<Command, rmp_serde::decode::Error> {
-        rmp_serde::from_slice(&self.0)
+        let kept = self.command.as_deref().map(|kept| kept.lock().unwrap_or_else(PoisonError::into_inner));
+        match kept.and_then(|mut kept| kept.take()) {
+            Some(command) => Ok(command),
+            None => rmp_serde::from_slice(&self.bytes),
+        }
     }
 
     #[must_use]
     pub const fn bytes(&self) -> &Bytes {
-        &self.0
+        &self.bytes
     }
 }
 
+impl PartialEq for Proposal {
+    fn eq(&self, other: &Self) -> bool {
+        self.bytes == other.bytes
+    }
+}
+
+impl Eq for Proposal {}
+
 impl fmt::Debug for Proposal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Proposal({} bytes)", self.0.len())
+        write!(f, "Proposal({} bytes)", self.bytes.len())
     }
 }
 
@@ -121,7 +145,7 @@ impl fmt::Display for Proposal {
 
 impl Serialize for Proposal {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_bytes(&self.0)
+        serializer.serialize_bytes(&self.bytes)
     }
 }
 
@@ -134,10 +158,10 @@ impl<'de> Deserialize<'de> for Proposal {
                 f.write_str("the bytes of a command")
             }
             fn visit_bytes<E: de::Error>(self, bytes: &[u8]) -> Result<Proposal, E> {
-                Ok(Proposal(Bytes::copy_from_slice(bytes)))
+                Ok(Proposal::from_log(Bytes::copy_from_slice(bytes)))
             }
             fn visit_byte_buf<E: de::Error>(self, bytes: Vec<u8>) -> Result<Proposal, E> {
-                Ok(Proposal(bytes.into()))
+                Ok(Proposal::from_log(bytes.into()))
             }
         }
         deserializer.deserialize_byte_buf(Visitor)
@@ -229,6 +253,21 @@ mod tests {
         // These numbers are in logs on disk. FNV-1a of "" is its offset basis.
         for (name, id) in [("", 0xcbf2_9ce4_8422_2325), ("a", 0xaf63_dc4c_8601_ec8c)] {
             assert_eq!(member_id(name), id);
+        }
+    }
+
+    #[test]
+    fn a_leader_applies_what_its_followers_decode() {
+        let command = Command {
+            request: None,
+            at: skein_common::Timestamp::default(),
+            actor: skein_master_core::command::Actor::User,
+            kind: skein_master_core::CommandKind::Observe { reports: Vec::new() },
+        };
+        let proposal = Proposal::encode(command.clone()).unwrap();
+        // The second finds nothing kept.
+        for _ in 0..2 {
+            assert_eq!(proposal.decode().unwrap(), command);
         }
     }
 

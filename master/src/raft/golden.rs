@@ -83,7 +83,7 @@ fn membership() -> Membership {
 }
 
 fn entries() -> Vec<Entry> {
-    let proposals = commands().map(|command| Proposal::encode(&command).unwrap());
+    let proposals = commands().map(|command| Proposal::encode(command).unwrap());
     let mut entries = vec![Entry::new_membership(log_id(0, 0), membership()), Entry::new_blank(log_id(1, 1))];
     for (proposal, index) in proposals.into_iter().zip(2..) {
         entries.push(Entry::new_normal(log_id(2, index), proposal));

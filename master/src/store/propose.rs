@@ -65,12 +65,11 @@ pub(crate) enum Attempt {
 impl Store {
     /// Commits a command. On a follower it is forwarded one hop to the leader.
     pub async fn propose(&self, command: Command) -> Result<Committed, ProposeError> {
-        let proposal = Proposal::encode(&command)?;
+        let repeatable = command.request.is_some();
+        let proposal = Proposal::encode(command)?;
         if proposal.bytes().len() > MAX_COMMAND_BYTES {
             return Err(ProposeError::TooLarge { bytes: proposal.bytes().len() });
         }
-        let repeatable = command.request.is_some();
-        drop(command);
         // Closed never happens; waiting is bounded because everything in flight is.
         let _permit = self.0.proposals.acquire().await;
         let inner = &*self.0;
