@@ -151,6 +151,7 @@ fn check_index(state: &ClusterState, broken: &mut Vec<Broken>) {
         ("spec_users", kept.spec_users == told.spec_users),
         ("slots", kept.slots == told.slots),
         ("on_node", kept.on_node == told.on_node),
+        ("stopping", kept.stopping == told.stopping),
         ("pending", kept.pending == told.pending),
         ("occupancy", kept.occupancy == told.occupancy),
         ("host_ports", kept.host_ports == told.host_ports),
@@ -187,6 +188,9 @@ fn recompute(state: &ClusterState) -> Index {
             index.pending.insert(instance.id);
         }
         let Some(node) = instance.occupies() else { continue };
+        if instance.desired > Desired::Run {
+            index.stopping.insert((node, instance.id));
+        }
         let reservation = state.spec_of(instance).map_or(Resources::ZERO, |spec| spec.resources.reservation);
         let occupancy = index.occupancy.entry(node).or_default();
         occupancy.reserved = occupancy.reserved.saturating_add(reservation);

@@ -16,6 +16,7 @@ mod fleet;
 mod fragment;
 mod need;
 mod ports;
+mod preempt;
 mod rank;
 mod score;
 mod topology;
@@ -36,10 +37,12 @@ use self::{
     fleet::Fleet,
     fragment::Mix,
     ports::PortBook,
-    work::{ClassKey, Costs, Work},
+    preempt::Preemptions,
+    work::{ClassKey, Costs, Standing, Work},
 };
 pub use self::{
     ports::DYNAMIC_PORTS,
+    preempt::{PREEMPTION_GAP, Preemption},
     score::Weights,
     usage::{Amount, Usage},
 };
@@ -87,10 +90,11 @@ pub struct Scheduler<'a> {
     /// Instances of each service that this pass placed, by position of the node.
     placed: BTreeMap<ServiceId, Vec<usize>>,
     /// Positions that pass the standing filters, by what is asked.
-    standing: BTreeMap<String, Rc<Vec<u32>>>,
+    standing: BTreeMap<String, Rc<Standing>>,
     /// What usually runs here; looked at when the first `balanced` group comes.
     mix: Option<Mix>,
     costs: BTreeMap<ClassKey, Costs>,
+    preemptions: Preemptions<'a>,
 }
 
 impl<'a> Scheduler<'a> {
@@ -106,6 +110,7 @@ impl<'a> Scheduler<'a> {
             standing: BTreeMap::new(),
             mix: None,
             costs: BTreeMap::new(),
+            preemptions: Preemptions::default(),
         }
     }
 
@@ -203,7 +208,7 @@ impl<'a> Scheduler<'a> {
         }
         let chosen = match (&self.mix, work.need.strategy) {
             (Some(mix), Strategy::Balanced) => {
-                mix.growth(&self.fleet.rooms[position], &work.need, self.fleet.largest())?.1
+                mix.choose(&self.fleet.rooms[position], &work.need, self.fleet.largest())?.1
             }
             _ => {
                 let room = &self.fleet.rooms[position];

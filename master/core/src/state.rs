@@ -60,6 +60,8 @@ pub(crate) struct Index {
     pub(crate) slots: OrdSet<(ServiceId, Slot, InstanceId)>,
     /// Every placed instance under its node.
     pub(crate) on_node: OrdSet<(NodeId, InstanceId)>,
+    /// Placed, still there, and no longer wanted: nodes where room is being made.
+    pub(crate) stopping: OrdSet<(NodeId, InstanceId)>,
     /// Wanted and not placed.
     pub(crate) pending: OrdSet<InstanceId>,
     /// What instances use of each node; no entry = nothing.

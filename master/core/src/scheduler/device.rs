@@ -2,7 +2,7 @@
 //!
 //! Invariant: whole numbers; the tightest devices that suit are taken, the lowest number first.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, rc::Rc};
 
 use skein_common::{
     node::Node,
@@ -15,7 +15,7 @@ use crate::state::ClusterState;
 #[derive(Default)]
 pub(super) struct Names {
     numbers: BTreeMap<String, u32>,
-    texts: Vec<String>,
+    texts: Vec<Rc<str>>,
 }
 
 /// The devices of one name on one node.
@@ -47,13 +47,17 @@ impl Names {
             return *known;
         }
         let number = u32::try_from(self.texts.len()).unwrap_or(u32::MAX);
-        self.texts.push(text.to_owned());
+        self.texts.push(text.into());
         self.numbers.insert(text.to_owned(), number);
         number
     }
 
     pub(super) fn text(&self, number: u32) -> &str {
-        self.texts.get(number as usize).map_or("", String::as_str)
+        self.texts.get(number as usize).map_or("", AsRef::as_ref)
+    }
+
+    pub(super) fn shared(&self, number: u32) -> Rc<str> {
+        self.texts.get(number as usize).map_or_else(|| "".into(), Rc::clone)
     }
 
     pub(super) fn ask(&mut self, request: &GenericRequest) -> Ask {

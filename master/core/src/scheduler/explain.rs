@@ -3,7 +3,7 @@
 //! Invariant: the text depends on the counts alone, so an unchanged cluster gives the same text
 //! and no new commit.
 
-use std::{collections::BTreeMap, fmt};
+use std::collections::BTreeMap;
 
 use skein_common::resources::ResourceKind;
 
@@ -11,11 +11,36 @@ use super::{Scheduler, filter::Refusal, work::Work};
 
 /// Nodes by the reason they refused.
 #[derive(Debug, Default)]
-pub(super) struct Tally(BTreeMap<Refusal, usize>);
+pub(super) struct Tally {
+    counts: BTreeMap<Refusal, usize>,
+    /// Neighbours mostly refuse for the same reason.
+    last: Option<(Refusal, usize)>,
+}
 
 impl Tally {
     pub(super) fn add(&mut self, refusal: Refusal) {
-        *self.0.entry(refusal).or_default() += 1;
+        match &mut self.last {
+            Some((last, count)) if *last == refusal => *count += 1,
+            last => {
+                let before = last.replace((refusal, 1));
+                self.note(before);
+            }
+        }
+    }
+
+    fn note(&mut self, refused: Option<(Refusal, usize)>) {
+        if let Some((refusal, count)) = refused {
+            *self.counts.entry(refusal).or_default() += count;
+        }
+    }
+
+    /// Most frequent reason first.
+    pub(super) fn reasons(mut self) -> Vec<(Refusal, usize)> {
+        let last = self.last.take();
+        self.note(last);
+        let mut reasons: Vec<_> = self.counts.into_iter().collect();
+        reasons.sort_by(|(_, a), (_, b)| b.cmp(a));
+        reasons
     }
 }
 
@@ -28,7 +53,7 @@ impl Scheduler<'_> {
                 tally.add(refusal);
             }
         }
-        let mut text = tally.to_string();
+        let mut text = tell(&tally.reasons());
         for limit in self.limits(work) {
             text.push_str("; ");
             text.push_str(&limit);
@@ -69,20 +94,12 @@ fn amount(kind: ResourceKind, amount: u64) -> String {
     }
 }
 
-impl fmt::Display for Tally {
-    /// Most frequent reason first.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let nodes: usize = self.0.values().sum();
-        if nodes == 0 {
-            return f.write_str("there are no nodes");
-        }
-        write!(f, "{nodes} {}: ", if nodes == 1 { "node" } else { "nodes" })?;
-        let mut reasons: Vec<_> = self.0.iter().collect();
-        reasons.sort_by(|(_, a), (_, b)| b.cmp(a));
-        for (position, (refusal, count)) in reasons.into_iter().enumerate() {
-            let separator = if position == 0 { "" } else { ", " };
-            write!(f, "{separator}{count} {refusal}")?;
-        }
-        Ok(())
+/// Most frequent reason first.
+fn tell(reasons: &[(Refusal, usize)]) -> String {
+    let nodes: usize = reasons.iter().map(|(_, count)| count).sum();
+    if nodes == 0 {
+        return "there are no nodes".to_owned();
     }
+    let counted: Vec<_> = reasons.iter().map(|(refusal, count)| format!("{count} {refusal}")).collect();
+    format!("{nodes} {}: {}", if nodes == 1 { "node" } else { "nodes" }, counted.join(", "))
 }

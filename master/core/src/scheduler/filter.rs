@@ -4,7 +4,7 @@
 //! Invariant: a filter looks at one node and one need; the first that refuses is the reason told.
 //! Deliberately not here: rules between nodes (`topology`).
 
-use std::fmt;
+use std::{fmt, rc::Rc};
 
 use skein_common::{
     constraint::Constraint,
@@ -21,7 +21,7 @@ use super::{device::Names, fleet::Room, need::Need, ports::PortBook};
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Refusal {
     Insufficient(ResourceKind),
-    Generic(String),
+    Generic(Rc<str>),
     PortInUse { port: u16, protocol: Protocol },
     NoFreePort,
     ReplicasPerNode(u32),
@@ -97,10 +97,10 @@ fn resources(room: &Room<'_>, need: &Need<'_>) -> Option<Refusal> {
 
 fn generic(room: &Room<'_>, need: &Need<'_>, names: &Names) -> Option<Refusal> {
     let lacks = need.asks.iter().find(|ask| !room.bank(ask.name).is_some_and(|bank| bank.fits(ask)))?;
-    Some(Refusal::Generic(names.text(lacks.name).to_owned()))
+    Some(Refusal::Generic(names.shared(lacks.name)))
 }
 
-fn host_ports(room: &Room<'_>, need: &Need<'_>, ports: &PortBook<'_>) -> Option<Refusal> {
+pub(super) fn host_ports(room: &Room<'_>, need: &Need<'_>, ports: &PortBook<'_>) -> Option<Refusal> {
     let address = &room.node.description.address;
     let fixed = need.ports.iter().find_map(|port| match port.publish {
         Publish::Host { port: number } if ports.in_use(address, port.protocol, number) => {

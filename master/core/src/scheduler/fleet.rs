@@ -3,7 +3,10 @@
 //! Invariant: a column equals what its room says; whoever changes a room calls [`Fleet::touch`].
 //! Positions follow the order of node ids. Deliberately not here: which node is good (`score`).
 
-use std::{collections::BTreeMap, rc::Rc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+};
 
 use skein_common::{NodeId, Resources, node::Node};
 
@@ -42,6 +45,8 @@ pub(super) struct Fleet<'a> {
     pub(super) load: Vec<f64>,
     /// What is free, as shares of the largest node, summed over the resources.
     pub(super) slack: Vec<f64>,
+    /// By load, instances and position; kept from the first time on that it is asked for.
+    order: Option<BTreeSet<(u64, u32, u32)>>,
     /// Instances of the group's service.
     pub(super) same: Vec<u32>,
     same_at: Vec<u32>,
@@ -79,8 +84,30 @@ impl<'a> Fleet<'a> {
 
     /// After a room has changed.
     pub(super) fn touch(&mut self, position: usize) {
+        let before = self.order_key(position);
         self.refresh(position);
+        let after = self.order_key(position);
+        if let Some(order) = &mut self.order {
+            order.remove(&before);
+            order.insert(after);
+        }
         self.changed.push(u32::try_from(position).unwrap_or(u32::MAX));
+    }
+
+    /// Loads are not negative, so their bits are ordered as they are.
+    fn order_key(&self, position: usize) -> (u64, u32, u32) {
+        (self.load[position].to_bits(), self.instances[position], u32::try_from(position).unwrap_or(NONE))
+    }
+
+    pub(super) fn keep_order(&mut self) {
+        if self.order.is_none() {
+            self.order = Some((0..self.rooms.len()).map(|position| self.order_key(position)).collect());
+        }
+    }
+
+    /// Positions, the least loaded first; nothing before [`Fleet::keep_order`].
+    pub(super) fn emptiest(&self) -> impl Iterator<Item = u32> {
+        self.order.iter().flatten().map(|(_, _, position)| *position)
     }
 
     fn refresh(&mut self, position: usize) {

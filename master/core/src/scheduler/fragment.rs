@@ -1,15 +1,16 @@
 //! Balanced: the node whose room stays most useful for what usually runs here.
 //!
 //! The mix is what the cluster runs, as classes of equal needs with their shares. What is free on a
-//! node and could not be used by a class is stranded for it; a node's fragmentation is the
-//! expectation of that over the mix, and the node where a placement lets it grow least is taken
-//! (Weng et al., "Beware of Fragmentation", ATC'23).
+//! node and could not be used by a class, however many of it came, is stranded for it; a node's
+//! fragmentation is the expectation of that over the mix, and the node where a placement lets it
+//! grow least is taken (after Weng et al., "Beware of Fragmentation", ATC'23, who ask whether one
+//! instance finds room; asking for how many sees CPU run out before the devices do).
 //!
 //! Invariant: the classes and their order depend on the mix alone.
 
 use std::collections::BTreeMap;
 
-use skein_common::{Resources, service::ServiceSpec};
+use skein_common::{Resources, placement::WHOLE_MILLIS, service::ServiceSpec};
 
 use super::{
     device::{Ask, Bank, Device, Names},
@@ -18,17 +19,25 @@ use super::{
 };
 
 /// Rarer ones hardly change the expectation.
-const MOST_CLASSES: usize = 96;
+const MOST_CLASSES: usize = 40;
+/// Classes that need many devices count a little more than their number: they are the first that
+/// find no node.
+const SIZE_EXPONENT: f64 = 0.3;
+/// Ties go to the emptier node, so that equal needs do not pile up where they cannot grow.
+const TIE: f64 = 1e-3;
 
 #[derive(Default)]
 pub(super) struct Mix {
     classes: Vec<Class>,
+    /// Fragmentation of each position, and how many of the fleet's changes are in it.
+    now: Vec<f64>,
+    seen: usize,
 }
 
 struct Class {
     reservation: Resources,
     asks: Vec<Ask>,
-    /// Of all instances.
+    /// Of the classes with, or of those without generic resources.
     share: f64,
 }
 
@@ -40,48 +49,80 @@ impl Mix {
             let asks = spec.placement.generic.iter().map(|request| names.ask(request)).collect();
             *counts.entry((reservation.cpu_millis, reservation.memory_bytes, asks)).or_default() += count;
         }
-        let mut classes: Vec<_> = counts.into_iter().collect();
-        classes.sort_by(|(left, a), (right, b)| b.cmp(a).then_with(|| left.cmp(right)));
-        classes.truncate(MOST_CLASSES);
-        let total = classes.iter().map(|(_, count)| count).sum();
-        let class = |((cpu_millis, memory_bytes, asks), count)| Class {
-            reservation: Resources { cpu_millis, memory_bytes },
-            asks,
-            share: share(count, total),
+        let mut counts: Vec<_> = counts.into_iter().collect();
+        counts.sort_by(|(left, a), (right, b)| b.cmp(a).then_with(|| left.cmp(right)));
+        let is_plain = |(key, _): &(_, u64)| {
+            let (_, _, asks): &(u64, u64, Vec<Ask>) = key;
+            asks.is_empty()
         };
-        Self { classes: classes.into_iter().map(class).collect() }
+        let (plain, generic): (Vec<_>, Vec<_>) = counts.into_iter().partition(is_plain);
+        let mut classes = Vec::new();
+        for mut counts in [plain, generic] {
+            counts.truncate(MOST_CLASSES);
+            let weight = |asks: &[Ask], count| share(count, 1) * size(asks).powf(SIZE_EXPONENT);
+            let total: f64 = counts.iter().map(|((_, _, asks), count)| weight(asks, *count)).sum();
+            classes.extend(counts.into_iter().map(|((cpu_millis, memory_bytes, asks), count)| Class {
+                reservation: Resources { cpu_millis, memory_bytes },
+                share: weight(&asks, count) / total,
+                asks,
+            }));
+        }
+        Self { classes, ..Self::default() }
     }
 
-    /// Expected stranded devices (of all generic resources) and stranded CPU and memory.
+    /// Expected stranded devices; on a node without any, stranded CPU and memory.
     pub(super) fn fragmentation(&self, free: Resources, banks: &[Bank], whole: Resources) -> f64 {
-        let idle = share(free.cpu_millis, whole.cpu_millis) + share(free.memory_bytes, whole.memory_bytes);
         let mut sum = 0.0;
         for class in &self.classes {
-            let has_room = free.lacking(class.reservation).is_none();
+            let copies = copies(free, class.reservation);
             if class.asks.is_empty() {
-                if banks.is_empty() && !has_room {
-                    sum += class.share * idle;
+                if banks.is_empty() {
+                    let left =
+                        idle(free, whole) - idle(class.reservation, whole) * share(copies.min(1 << 20), 1);
+                    sum += class.share * left.max(0.0);
                 }
                 continue;
             }
             for bank in banks {
                 let Some(ask) = class.asks.iter().find(|ask| ask.name == bank.name) else { continue };
-                sum += class.share * stranded(&bank.devices, ask, has_room);
+                sum += class.share * stranded(&bank.devices, ask, copies);
             }
         }
         sum
     }
 
-    /// By how much the fragmentation grows, and the devices to take for that.
-    pub(super) fn growth(
+    /// Brings the fragmentation of all nodes up to date.
+    pub(super) fn refresh(&mut self, fleet: &Fleet<'_>) {
+        let of = |mix: &Self, room: &Room<'_>| mix.fragmentation(room.free(), &room.banks, fleet.largest());
+        if self.now.len() != fleet.rooms.len() {
+            self.now = fleet.rooms.iter().map(|room| of(self, room)).collect();
+        } else {
+            for position in &fleet.changed[self.seen..] {
+                let position = *position as usize;
+                self.now[position] = of(self, &fleet.rooms[position]);
+            }
+        }
+        self.seen = fleet.changed.len();
+    }
+
+    /// By how much the fragmentation grows; infinitely where there is no room.
+    pub(super) fn cost(&self, fleet: &Fleet<'_>, need: &Need<'_>, position: usize) -> f64 {
+        let room = &fleet.rooms[position];
+        let after = self.choose(room, need, fleet.largest());
+        after.map_or(f64::INFINITY, |(after, _)| after - self.now[position] - fleet.slack[position] * TIE)
+    }
+
+    /// The devices that strand least, and the fragmentation when they are taken.
+    pub(super) fn choose(
         &self,
         room: &Room<'_>,
         need: &Need<'_>,
         whole: Resources,
     ) -> Option<(f64, Vec<Vec<u16>>)> {
-        let free = room.free();
-        let after = free.saturating_sub(need.reservation);
-        let before = self.fragmentation(free, &room.banks, whole);
+        if room.free().lacking(need.reservation).is_some() {
+            return None;
+        }
+        let after = room.free().saturating_sub(need.reservation);
         let mut banks = room.banks.clone();
         let mut chosen = Vec::with_capacity(need.asks.len());
         for ask in &need.asks {
@@ -90,13 +131,13 @@ impl Mix {
             bank.take(&devices, ask.millis);
             chosen.push(devices);
         }
-        Some((self.fragmentation(after, &banks, whole) - before, chosen))
+        Some((self.fragmentation(after, &banks, whole), chosen))
     }
 
     /// Of one device, the one whose taking strands least; of several, the tightest.
     fn best_devices(&self, bank: &Bank, ask: &Ask, after: Resources, whole: Resources) -> Option<Vec<u16>> {
         let tightest = bank.choose(ask)?;
-        if ask.count > 1 {
+        if ask.count > 1 || ask.millis == WHOLE_MILLIS {
             return Some(tightest);
         }
         let mut seen: Vec<Device> = Vec::new();
@@ -117,24 +158,32 @@ impl Mix {
     }
 }
 
-/// In devices: all that is free when the class cannot run here, else what is too small for it.
-fn stranded(devices: &[Device], ask: &Ask, has_room: bool) -> f64 {
-    let (mut free, mut useful, mut suiting) = (0u32, 0u32, 0u16);
-    for device in devices {
-        free += u32::from(device.free);
-        if ask.suits(*device) {
-            useful += u32::from(device.free);
-            suiting = suiting.saturating_add(1);
-        }
-    }
-    let usable = if has_room && suiting >= ask.count { useful } else { 0 };
-    f64::from(free - usable) / 1_000.0
+/// In devices; 1 for what needs none.
+fn size(asks: &[Ask]) -> f64 {
+    let millis: u64 = asks.iter().map(|ask| u64::from(ask.count) * u64::from(ask.millis)).sum();
+    if asks.is_empty() { 1.0 } else { share(millis, u64::from(WHOLE_MILLIS)) }
 }
 
-impl Fleet<'_> {
-    /// Growth of fragmentation; ties go to the fuller node.
-    pub(super) fn balanced_cost(&self, mix: &Mix, need: &Need<'_>, position: usize) -> f64 {
-        let growth = mix.growth(&self.rooms[position], need, self.largest());
-        growth.map_or(f64::INFINITY, |(growth, _)| growth + self.slack[position] * 1e-6)
+fn idle(free: Resources, whole: Resources) -> f64 {
+    share(free.cpu_millis, whole.cpu_millis) + share(free.memory_bytes, whole.memory_bytes)
+}
+
+/// How often this fits into what is free, devices aside.
+fn copies(free: Resources, reservation: Resources) -> u64 {
+    let by = |free: u64, each: u64| free.checked_div(each).unwrap_or(u64::MAX);
+    by(free.cpu_millis, reservation.cpu_millis).min(by(free.memory_bytes, reservation.memory_bytes))
+}
+
+/// In devices: what is free and could not be used by as many of the class as find room.
+fn stranded(devices: &[Device], ask: &Ask, copies: u64) -> f64 {
+    let (mut free, mut fits) = (0u64, 0u64);
+    for device in devices {
+        free += u64::from(device.free);
+        if ask.suits(*device) {
+            fits += u64::from(device.free / ask.millis.max(1));
+        }
     }
+    let fits = (fits / u64::from(ask.count.max(1))).min(copies);
+    let used = fits * u64::from(ask.count) * u64::from(ask.millis);
+    share(free.saturating_sub(used), u64::from(WHOLE_MILLIS))
 }

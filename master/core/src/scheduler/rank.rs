@@ -24,6 +24,9 @@ use super::{
 /// From here on, a heap is cheaper than a scan an instance.
 const FEW: usize = 6;
 
+/// Emptiest nodes looked at before all are.
+const MOST_TRIES: usize = 64;
+
 pub(super) enum Ranking {
     Scan,
     Buckets { buckets: Vec<Bucket>, blocked: Vec<u32> },
@@ -49,11 +52,12 @@ impl Scheduler<'_> {
             self.refresh_costs(work);
         }
         if items < FEW && work.topology.is_plain() {
+            self.fleet.keep_order();
             return Ranking::Scan;
         }
         let price = self.price(work);
         let mut by_tuple: BTreeMap<Tuple, Vec<Reverse<(Score, u32)>>> = BTreeMap::new();
-        for position in work.eligible.iter().copied() {
+        for position in work.eligible.positions.iter().copied() {
             if self.has_room(work, position as usize) {
                 let score = self.score(work, price, position as usize);
                 by_tuple
@@ -98,10 +102,28 @@ impl Scheduler<'_> {
         }
     }
 
+    /// Under `spread`, the emptiest node without an instance of the service is the best there is.
+    fn emptiest(&self, work: &Work<'_>, wanted: &impl Fn(usize) -> bool) -> Option<usize> {
+        if work.need.strategy != Strategy::Spread {
+            return None;
+        }
+        let emptiest = self.fleet.emptiest().take(MOST_TRIES);
+        emptiest.map(|position| position as usize).find(|position| {
+            work.eligible.contains(*position)
+                && self.fleet.same[*position] == 0
+                && wanted(*position)
+                && self.has_room(work, *position)
+                && work.topology.admits_node(*position, 0)
+        })
+    }
+
     fn scan(&self, work: &Work<'_>, wanted: impl Fn(usize) -> bool) -> Option<usize> {
+        if let Some(found) = self.emptiest(work, &wanted) {
+            return Some(found);
+        }
         let price = self.price(work);
         let mut best: Option<(Score, usize)> = None;
-        for position in work.eligible.iter().map(|position| *position as usize) {
+        for position in work.eligible.positions.iter().map(|position| *position as usize) {
             if self.fleet.cpu[position] < work.need.reservation.cpu_millis
                 || self.fleet.memory[position] < work.need.reservation.memory_bytes
             {
@@ -123,7 +145,7 @@ impl Scheduler<'_> {
         let price = self.price(work);
         let known = failed_on.iter().filter_map(|node| self.fleet.position(*node));
         let possible = known.filter(|position| {
-            work.eligible.binary_search(&u32::try_from(*position).unwrap_or(u32::MAX)).is_ok()
+            work.eligible.contains(*position)
                 && self.has_room(work, *position)
                 && work.topology.admits_node(*position, self.fleet.same[*position])
         });

@@ -5,6 +5,8 @@ use skein_common::{
     service::{Publish, ServiceSpec},
 };
 
+mod rules;
+
 use super::*;
 use crate::testing::{Cluster, GIB, mix, node, publishing, replicated, reserving, spec};
 

@@ -16,10 +16,16 @@ use super::{
 pub(super) struct Work<'a> {
     pub(super) service: ServiceId,
     pub(super) need: Need<'a>,
-    /// Positions that pass the standing filters, in order.
-    pub(super) eligible: Rc<Vec<u32>>,
+    pub(super) eligible: Rc<Standing>,
     pub(super) topology: Topology,
     pub(super) class: ClassKey,
+}
+
+/// Nodes that pass the standing filters.
+pub(super) struct Standing {
+    /// In order.
+    pub(super) positions: Vec<u32>,
+    passes: Vec<bool>,
 }
 
 /// Needs that cost the same everywhere under `balanced`.
@@ -41,6 +47,18 @@ pub(super) struct Costs {
 /// Classes kept; beyond it all are computed anew.
 const MOST_COSTS: usize = 512;
 
+impl Standing {
+    fn of(positions: Vec<u32>, nodes: usize) -> Self {
+        let mut passes = vec![false; nodes];
+        positions.iter().for_each(|position| passes[*position as usize] = true);
+        Self { positions, passes }
+    }
+
+    pub(super) fn contains(&self, position: usize) -> bool {
+        self.passes.get(position).copied().unwrap_or(false)
+    }
+}
+
 impl Costs {
     pub(super) fn values(&self) -> &[f64] {
         &self.values
@@ -61,13 +79,14 @@ impl<'a> Scheduler<'a> {
             None => {
                 let rooms = (0u32..).zip(&self.fleet.rooms);
                 let passing = rooms.filter(|(_, room)| filter::standing(room, &need).is_none());
-                let passing = Rc::new(passing.map(|(position, _)| position).collect::<Vec<_>>());
+                let positions = passing.map(|(position, _)| position).collect();
+                let passing = Rc::new(Standing::of(positions, self.fleet.rooms.len()));
                 self.standing.insert(key, Rc::clone(&passing));
                 passing
             }
         };
         let name = &group.spec.name;
-        let topology = Topology::of(&need, group.service, name, &presence, &mut self.fleet, &eligible);
+        let topology = Topology::of(&need, group.service, name, &presence, &mut self.fleet, &eligible.positions);
         let class = match need.strategy {
             Strategy::Balanced => ClassKey::of(need.reservation, &need.asks),
             Strategy::Spread | Strategy::Binpack => ClassKey::default(),
@@ -84,7 +103,9 @@ impl<'a> Scheduler<'a> {
                 .map(|service| (service.spec.as_ref(), service.spec.replicas().map_or(1, u64::from)));
             self.mix = Some(Mix::of(specs, &mut self.fleet.names));
         }
-        let Some(mix) = &self.mix else { return };
+        let Some(mix) = &mut self.mix else { return };
+        mix.refresh(&self.fleet);
+        let mix = &*mix;
         if self.costs.len() >= MOST_COSTS && !self.costs.contains_key(&work.class) {
             self.costs.clear();
         }
@@ -93,11 +114,11 @@ impl<'a> Scheduler<'a> {
         if costs.values.is_empty() || changed - costs.seen > costs.values.len() {
             costs.values.clear();
             let all = 0..self.fleet.rooms.len();
-            costs.values.extend(all.map(|position| self.fleet.balanced_cost(mix, &work.need, position)));
+            costs.values.extend(all.map(|position| mix.cost(&self.fleet, &work.need, position)));
         } else {
             for position in &self.fleet.changed[costs.seen..] {
                 let position = *position as usize;
-                costs.values[position] = self.fleet.balanced_cost(mix, &work.need, position);
+                costs.values[position] = mix.cost(&self.fleet, &work.need, position);
             }
         }
         costs.seen = changed;

@@ -22,6 +22,7 @@ struct Footprint<'a> {
     node: Option<NodeId>,
     occupies: Option<NodeId>,
     pending: bool,
+    stopping: bool,
     ports: &'a [PortBinding],
 }
 
@@ -30,6 +31,7 @@ fn footprint(instance: &Instance) -> Footprint<'_> {
         node: instance.node,
         occupies: instance.occupies(),
         pending: instance.node.is_none() && instance.desired == Desired::Run,
+        stopping: instance.desired > Desired::Run && instance.occupies().is_some(),
         ports: &instance.ports,
     }
 }
@@ -149,6 +151,9 @@ impl ClusterState {
             self.index.on_node.insert((node, instance.id));
         }
         if let Some(node) = print.occupies {
+            if print.stopping {
+                self.index.stopping.insert((node, instance.id));
+            }
             let before = self.occupancy(node);
             let reserved = before.reserved.saturating_add(self.reservation(instance));
             let instances = before.instances.saturating_add(1);
@@ -169,6 +174,9 @@ impl ClusterState {
             self.index.on_node.remove(&(node, instance.id));
         }
         if let Some(node) = print.occupies {
+            if print.stopping {
+                self.index.stopping.remove(&(node, instance.id));
+            }
             let before = self.occupancy(node);
             let reserved = before.reserved.saturating_sub(self.reservation(instance));
             let instances = before.instances.saturating_sub(1);

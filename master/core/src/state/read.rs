@@ -151,6 +151,13 @@ impl ClusterState {
         self.index.pending.iter().filter_map(|id| self.instances.get(id))
     }
 
+    /// Nodes on which something is on its way out, each once.
+    pub(crate) fn stopping_nodes(&self) -> impl Iterator<Item = NodeId> {
+        let mut last = None;
+        let nodes = self.index.stopping.iter().map(|(node, _)| *node);
+        nodes.filter(move |node| last.replace(*node) != Some(*node))
+    }
+
     pub fn nodes(&self) -> impl Iterator<Item = &Arc<Node>> {
         self.nodes.values()
     }

@@ -1,0 +1,249 @@
+//! Which instances give way to one that finds no room: as few as do, the least important first.
+//!
+//! Invariant: a victim's priority is at least [`PREEMPTION_GAP`] lower; without any one of the
+//! victims the instance would not fit; a service loses no more than its disruption limit allows.
+//! Only want of room is cured like this: rules, ports and constraints are not.
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet, BinaryHeap},
+};
+
+use skein_common::{
+    InstanceId, NodeId, Resources, ServiceId,
+    instance::{Desired, Instance, Phase},
+    placement::DeviceShare,
+    service::{Disruption, ServiceSpec},
+};
+
+use super::{Group, Scheduler, device::Bank, filter, fleet::Fleet, need::Need, work::Work};
+use crate::state::ClusterState;
+
+/// Below this difference of priorities nobody gives way.
+pub const PREEMPTION_GAP: u8 = 10;
+
+/// Who has to go from which node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Preemption {
+    pub node: NodeId,
+    /// Least important first.
+    pub victims: Vec<InstanceId>,
+}
+
+/// Somebody who could give way.
+#[derive(Debug, Clone)]
+struct Candidate<'a> {
+    priority: u8,
+    instance: &'a Instance,
+    reservation: Resources,
+    devices: &'a [DeviceShare],
+}
+
+/// What preemptions of one pass have in common.
+#[derive(Default)]
+pub(super) struct Preemptions<'a> {
+    /// By position, least important and youngest first; made when the first group needs it.
+    candidates: Vec<Vec<Candidate<'a>>>,
+    /// How many more of each service may be missing.
+    budget: BTreeMap<ServiceId, u32>,
+    /// Victims of this pass.
+    gone: BTreeSet<InstanceId>,
+    /// Positions where room is already being made for somebody of this pass.
+    promised: BTreeSet<usize>,
+}
+
+/// Lower is better: the most important victim, how many, and where.
+type Key = (u8, usize, u32);
+
+impl<'a> Scheduler<'a> {
+    /// Room for up to `wanted` instances of the group, one node each; fewer when there are not so
+    /// many. Nothing when what is stopping already will make room.
+    pub fn preempt(&mut self, group: &Group<'a>, wanted: usize) -> Vec<Preemption> {
+        let work = self.work(group);
+        let Some(threshold) = work.need.policy.priority.checked_sub(PREEMPTION_GAP) else { return Vec::new() };
+        if self.preemptions.candidates.is_empty() {
+            self.preemptions.candidates = candidates(self.state, &self.fleet);
+        }
+        let making = self.making_room(&work);
+        let mut heap = BinaryHeap::new();
+        if wanted > making {
+            for position in work.eligible.positions.iter().copied() {
+                if let Some((key, _)) = self.victims(&work, threshold, position) {
+                    heap.push(Reverse(key));
+                }
+            }
+        }
+        let mut found = Vec::new();
+        while found.len() + making < wanted {
+            let Some(Reverse(key)) = heap.pop() else { break };
+            let (_, _, position) = key;
+            // A budget may have been used up since, so that others have to go, or nobody can.
+            match self.victims(&work, threshold, position) {
+                Some((now, victims)) if now <= key => found.push(self.evict(position, &victims)),
+                Some((now, _)) => heap.push(Reverse(now)),
+                None => {}
+            }
+        }
+        found
+    }
+
+    /// On how many nodes the instance fits once everything that is to stop has stopped.
+    fn making_room(&self, work: &Work<'_>) -> usize {
+        let fits = |position: &&u32| {
+            let place = **position as usize;
+            let room = &self.fleet.rooms[place];
+            let leaving = self.state.instances_on(room.node.id);
+            let leaving = leaving.filter(|i| i.occupies().is_some() && i.desired > Desired::Run);
+            let (mut freed, mut devices) = (Resources::ZERO, Vec::new());
+            for instance in leaving {
+                if let Some(spec) = self.state.spec_of(instance) {
+                    freed = freed.saturating_add(spec.resources.reservation);
+                    devices.extend(instance.devices.iter());
+                }
+            }
+            freed != Resources::ZERO && self.would_fit(&work.need, place, freed, devices.into_iter())
+        };
+        // Only nodes where something is stopping are worth the look.
+        let stopping = self.state.stopping_nodes();
+        let known = stopping.filter_map(|node| self.fleet.position(node));
+        let positions: Vec<u32> = known.filter_map(|position| u32::try_from(position).ok()).collect();
+        positions.iter().filter(|p| work.eligible.contains(**p as usize)).filter(fits).count()
+    }
+
+    fn would_fit<'d>(
+        &self,
+        need: &Need<'_>,
+        position: usize,
+        freed: Resources,
+        devices: impl Iterator<Item = &'d DeviceShare>,
+    ) -> bool {
+        let room = &self.fleet.rooms[position];
+        if room.free().saturating_add(freed).lacking(need.reservation).is_some() {
+            return false;
+        }
+        if need.asks.is_empty() {
+            return true;
+        }
+        let mut banks: Vec<Bank> = room.banks.clone();
+        for share in devices {
+            let bank = banks.iter_mut().find(|bank| self.fleet.names.text(bank.name) == share.name);
+            if let Some(device) = bank.and_then(|bank| bank.devices.get_mut(usize::from(share.device))) {
+                device.free = device.free.saturating_add(share.millis);
+            }
+        }
+        need.asks.iter().all(|ask| banks.iter().any(|bank| bank.name == ask.name && bank.fits(ask)))
+    }
+
+    /// The fewest and least important whose leaving makes room on this node.
+    fn victims(&self, work: &Work<'_>, threshold: u8, position: u32) -> Option<(Key, Vec<Candidate<'a>>)> {
+        let place = position as usize;
+        let room = &self.fleet.rooms[place];
+        if self.preemptions.promised.contains(&place)
+            || work.topology.refusal(place, self.fleet.same[place]).is_some()
+            || filter::host_ports(room, &work.need, &self.ports).is_some()
+        {
+            return None;
+        }
+        let mut chosen: Vec<Candidate<'a>> = Vec::new();
+        let mut freed = Resources::ZERO;
+        let mut taken: BTreeMap<ServiceId, u32> = BTreeMap::new();
+        let mut fits = false;
+        for candidate in &self.preemptions.candidates[place] {
+            if candidate.priority > threshold {
+                break;
+            }
+            let service = candidate.instance.service;
+            let used = taken.entry(service).or_default();
+            if self.preemptions.gone.contains(&candidate.instance.id) || *used >= self.budget(service) {
+                continue;
+            }
+            *used += 1;
+            freed = freed.saturating_add(candidate.reservation);
+            chosen.push(candidate.clone());
+            fits = self.would_fit(&work.need, place, freed, devices(&chosen, None));
+            if fits {
+                break;
+            }
+        }
+        if !fits {
+            return None;
+        }
+        // Whoever is not needed stays, the most important first.
+        for number in (0..chosen.len()).rev() {
+            let without = freed.saturating_sub(chosen[number].reservation);
+            if self.would_fit(&work.need, place, without, devices(&chosen, Some(number))) {
+                freed = without;
+                chosen.remove(number);
+            }
+        }
+        let most = chosen.iter().map(|candidate| candidate.priority).max()?;
+        Some(((most, chosen.len(), position), chosen))
+    }
+
+    fn budget(&self, service: ServiceId) -> u32 {
+        self.preemptions.budget.get(&service).copied().unwrap_or_else(|| budget(self.state, service))
+    }
+
+    fn evict(&mut self, position: u32, victims: &[Candidate<'a>]) -> Preemption {
+        for victim in victims {
+            let left = self.budget(victim.instance.service).saturating_sub(1);
+            self.preemptions.budget.insert(victim.instance.service, left);
+            self.preemptions.gone.insert(victim.instance.id);
+        }
+        let place = position as usize;
+        self.preemptions.promised.insert(place);
+        Preemption {
+            node: self.fleet.rooms[place].node.id,
+            victims: victims.iter().map(|victim| victim.instance.id).collect(),
+        }
+    }
+}
+
+fn devices<'c, 'a>(
+    chosen: &'c [Candidate<'a>],
+    without: Option<usize>,
+) -> impl Iterator<Item = &'a DeviceShare> + use<'c, 'a> {
+    let kept = chosen.iter().enumerate().filter(move |(number, _)| Some(*number) != without);
+    kept.flat_map(|(_, candidate)| candidate.devices)
+}
+
+/// Everything that is wanted where it is, by position.
+fn candidates<'a>(state: &'a ClusterState, fleet: &Fleet<'_>) -> Vec<Vec<Candidate<'a>>> {
+    let mut all: Vec<Vec<Candidate<'a>>> = Vec::new();
+    all.resize_with(fleet.rooms.len(), Vec::new);
+    for instance in state.instances().filter(|instance| instance.is_live()) {
+        let Some(position) = instance.occupies().and_then(|node| fleet.position(node)) else { continue };
+        let Some(spec) = state.spec_of(instance) else { continue };
+        all[position].push(Candidate {
+            priority: priority(state, instance, spec),
+            instance,
+            reservation: spec.resources.reservation,
+            devices: &instance.devices,
+        });
+    }
+    for there in &mut all {
+        there.sort_by_key(|c| (c.priority, Reverse(c.instance.created_revision), c.instance.id));
+    }
+    all
+}
+
+/// As the user has it now: a changed priority needs no new instances.
+fn priority(state: &ClusterState, instance: &Instance, spec: &ServiceSpec) -> u8 {
+    state.service(instance.service).map_or(spec.placement.priority, |s| s.spec.placement.priority)
+}
+
+/// How many more instances of a service may be missing now.
+fn budget(state: &ClusterState, service: ServiceId) -> u32 {
+    let Some(service) = state.service(service) else { return 0 };
+    let live = state.instances_of(service.id).filter(|instance| instance.is_live());
+    let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+    let (mut there, mut ready) = (0, 0);
+    for instance in live {
+        there += 1;
+        ready += usize::from(instance.observed.progress.phase == Phase::Ready);
+    }
+    let wanted = service.spec.replicas().unwrap_or_else(|| count(there));
+    // As many as a rollout replaces at a time, when nothing is said.
+    let limit = service.spec.disruption.unwrap_or(Disruption::MaxUnavailable(service.spec.update.parallelism));
+    limit.max_unavailable(wanted).saturating_sub(wanted.saturating_sub(count(ready)))
+}
