@@ -215,6 +215,7 @@ impl Settings {
         let reserved = self.check_reserved(capacity, &mut wrong);
         let host = self.docker_host.as_deref().unwrap_or(DEFAULT_DOCKER);
         let runtime = DockerRuntime::new(host)
+            .map(|runtime| runtime.on_node(&name))
             .map_err(|error: InvalidHost| wrong.push(format!("docker-host: {error}")));
         let (Ok(runtime), true) = (runtime, wrong.is_empty()) else {
             return Err(ConfigError::Invalid(wrong));

@@ -12,6 +12,7 @@ pub mod event;
 pub mod id;
 pub mod instance;
 pub mod node;
+pub mod placeholder;
 pub mod placement;
 pub mod resources;
 pub mod rollout;

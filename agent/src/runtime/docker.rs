@@ -11,12 +11,13 @@ mod connection;
 mod events;
 mod labels;
 mod logs;
+mod placeholders;
 mod pull;
 mod rfc3339;
 mod stats;
 mod view;
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use bollard::{
     models::ContainerInspectResponse,
@@ -52,6 +53,7 @@ const REMOVAL_POLL: Duration = Duration::from_millis(100);
 #[derive(Debug, Clone)]
 pub struct DockerRuntime {
     connection: Connection,
+    node_name: Arc<str>,
 }
 
 impl DockerRuntime {
@@ -68,7 +70,13 @@ impl DockerRuntime {
     /// # Errors
     /// As [`DockerRuntime::new`].
     pub fn with_limits(host: &str, limits: Limits) -> Result<Self, InvalidHost> {
-        Ok(Self { connection: Connection::new(host, limits)? })
+        Ok(Self { connection: Connection::new(host, limits)?, node_name: Arc::default() })
+    }
+
+    /// The node's name, for those who ask for it in their spec.
+    #[must_use]
+    pub fn on_node(self, name: &str) -> Self {
+        Self { node_name: name.into(), ..self }
     }
 
     async fn inspect_raw(&self, id: &str) -> Result<Option<ContainerInspectResponse>, RuntimeError> {
@@ -174,7 +182,7 @@ impl ContainerRuntime for DockerRuntime {
         let name = container_name(&config.identity);
         let options =
             CreateContainerOptions { name: Some(name.clone()), ..CreateContainerOptions::default() };
-        let body = body::body(owner, config);
+        let body = body::body(owner, &placeholders::filled(owner, &self.node_name, config));
         let limit = self.connection.limits.change;
         let answer = self
             .connection

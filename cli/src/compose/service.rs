@@ -5,6 +5,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+use skein_common::placeholder;
 use skein_common::service::{
     ContainerSpec, DEFAULT_STOP_GRACE, HealthTest, Healthcheck, RestartCondition, ServiceSpec,
 };
@@ -124,6 +125,16 @@ fn container(
         ..ContainerSpec::new(text("image", report))
     };
     process::read(section, &mut container, origins, report);
+    for (key, texts) in [
+        ("environment", container.environment.values().collect::<Vec<_>>()),
+        ("hostname", vec![&container.hostname]),
+        ("volumes", container.mounts.iter().map(|mount| &mount.source).collect()),
+    ] {
+        let Some(field) = section.get(key) else { continue };
+        for name in texts.into_iter().filter_map(|text| placeholder::unknown(text)) {
+            field.warn(report, format!("nobody fills in {{{{{name}}}}}: it stays as it is"));
+        }
+    }
     container
 }
 

@@ -578,6 +578,19 @@ fn process_settings() {
 }
 
 #[test]
+fn placeholders_are_kept_and_unknown_ones_told() {
+    let body = "environment: ['A={{.Task.Slot}}', 'B={{.Node.Labels.zone}}', 'C={{.State}}']\nvolumes: \
+                ['/srv/{{.Service.Name}}:/d']";
+    let container = only(body).container;
+    assert_eq!(container.environment.get("A").map(String::as_str), Some("{{.Task.Slot}}"));
+    assert_eq!(container.mounts[0].source, "/srv/{{.Service.Name}}");
+    assert_eq!(
+        findings(&web(body)),
+        "4:18: warning: services.web.environment: nobody fills in {{.Node.Labels.zone}}: it stays as it is"
+    );
+}
+
+#[test]
 fn restart_counts_without_a_policy() {
     for (text, condition, attempts) in [
         ("always", RestartCondition::Any, None),
