@@ -1,0 +1,188 @@
+//! Keys of a service, group by group.
+
+use super::*;
+
+#[test]
+fn volumes_take_their_name_on_the_node() {
+    let text =
+        |declaration: &str| format!("{}volumes:\n  data: {declaration}\n", web("volumes: ['data:/d']"));
+    for (declaration, source) in [
+        ("", "shop_data"),
+        ("{ driver: local }", "shop_data"),
+        ("{ name: own }", "own"),
+        ("{ external: true }", "data"),
+        ("{ external: { name: old } }", "old"),
+        ("{ external: true, name: given }", "given"),
+        ("{ external: false }", "shop_data"),
+    ] {
+        let mount = stack(&text(declaration)).services[0].spec.container.mounts[0].clone();
+        let expected = Mount {
+            kind: MountKind::Volume,
+            source: source.to_owned(),
+            target: "/d".to_owned(),
+            read_only: false,
+            options: MountOptions::default(),
+        };
+        assert_eq!(mount, expected, "{declaration}");
+    }
+    let driver =
+        stack(&text("{ driver: rexray/ebs }")).services[0].spec.container.mounts[0].options.driver.clone();
+    assert_eq!(driver, "rexray/ebs");
+}
+
+#[test]
+fn options_of_mounts() {
+    let body = "volumes:\n  - data:/a:nocopy\n  - { type: volume, source: nfs, target: /b, volume: { subpath: x } }\n  - \
+                /c:/c:ro,rshared\n  - { type: bind, source: /d, target: /d, bind: { propagation: slave } }\n  - { type: tmpfs, \
+                target: /e, tmpfs: { size: 64M, mode: 0700 } }\n  - { type: volume, target: /f, volume: { labels: [a=b] } }\ntmpfs: \
+                ['/g:size=1k,mode=755,noexec']";
+    let volumes = "volumes: { data: , nfs: { driver: local, driver_opts: { type: nfs, size: 1 }, labels: { team: a } } }\n";
+    let stack = stack(&(web(body) + volumes));
+    let mounts = &stack.services[0].spec.container.mounts;
+    let options = |position: usize| mounts[position].options.clone();
+    let none = MountOptions::default;
+    let map =
+        |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+    assert_eq!(options(0), MountOptions { no_copy: true, ..none() });
+    let nfs = MountOptions {
+        subpath: "x".to_owned(),
+        driver_options: map(&[("type", "nfs"), ("size", "1")]),
+        labels: map(&[("team", "a")]),
+        ..none()
+    };
+    assert_eq!(options(1), nfs);
+    assert_eq!(options(2), MountOptions { propagation: "rshared".to_owned(), ..none() });
+    assert!(mounts[2].read_only);
+    assert_eq!(options(3), MountOptions { propagation: "slave".to_owned(), ..none() });
+    assert_eq!(options(4), MountOptions { size_bytes: 64 << 20, mode: 0o700, ..none() });
+    assert_eq!(options(5), MountOptions { labels: map(&[("a", "b")]), ..none() });
+    assert_eq!(options(6), MountOptions { size_bytes: 1024, mode: 0o755, ..none() });
+    assert_eq!(
+        lines(&stack.warnings).replace("compose.yaml:", ""),
+        "11:13: warning: services.web.tmpfs[0]: the option noexec is ignored"
+    );
+}
+
+#[test]
+fn process_settings() {
+    let body = "hostname: '{{.Node.Hostname}}'\ninit: true\nread_only: true\ntty: yes\ncap_add: [NET_ADMIN]\n\
+                cap_drop: [ALL]\ngroup_add: [7, staff]\nextra_hosts: ['db:10.0.0.1', 'v6=[::1]']\ndns: 1.1.1.1\n\
+                dns_search: [a, b]\nsysctls: { net.core.somaxconn: 1024 }\nulimits: { nproc: 65535, nofile: { soft: 1, \
+                hard: 2 } }\n";
+    let container = only(body).container;
+    assert_eq!(container.hostname, "{{.Node.Hostname}}");
+    assert!(container.init && container.read_only && container.tty && !container.stdin_open);
+    assert_eq!(
+        (container.cap_add, container.cap_drop),
+        (vec!["NET_ADMIN".to_owned()], vec!["ALL".to_owned()])
+    );
+    assert_eq!(container.groups, ["7", "staff"]);
+    assert_eq!(container.extra_hosts, ["db:10.0.0.1", "v6:::1"]);
+    assert_eq!((container.dns, container.dns_search.len()), (vec!["1.1.1.1".to_owned()], 2));
+    assert_eq!(container.sysctls.get("net.core.somaxconn").map(String::as_str), Some("1024"));
+    let limits: Vec<_> = container.ulimits.iter().map(|l| (l.name.as_str(), l.soft, l.hard)).collect();
+    assert_eq!(limits, [("nofile", 1, 2), ("nproc", 65535, 65535)]);
+}
+
+#[test]
+fn placeholders_are_kept_and_unknown_ones_told() {
+    let body = "environment: ['A={{.Task.Slot}}', 'B={{.Node.Labels.zone}}', 'C={{.State}}']\nvolumes: \
+                ['/srv/{{.Service.Name}}:/d']";
+    let container = only(body).container;
+    assert_eq!(container.environment.get("A").map(String::as_str), Some("{{.Task.Slot}}"));
+    assert_eq!(container.mounts[0].source, "/srv/{{.Service.Name}}");
+    assert_eq!(
+        findings(&web(body)),
+        "4:18: warning: services.web.environment: nobody fills in {{.Node.Labels.zone}}: it stays as it is"
+    );
+}
+
+#[test]
+fn restart_counts_without_a_policy() {
+    for (text, condition, attempts) in [
+        ("always", RestartCondition::Any, None),
+        ("unless-stopped", RestartCondition::Any, None),
+        ("on-failure", RestartCondition::OnFailure, None),
+        ("on-failure:3", RestartCondition::OnFailure, Some(3)),
+        ("'no'", RestartCondition::Any, None),
+    ] {
+        let restart = only(&format!("restart: {text}")).restart;
+        assert_eq!((restart.condition, restart.max_attempts), (condition, attempts), "{text}");
+    }
+    let both = "restart: on-failure\ndeploy: { restart_policy: { condition: none } }";
+    assert_eq!(only(both).restart.condition, RestartCondition::None);
+    assert!(findings(&web(both)).ends_with("ignored: deploy.restart_policy is set"));
+}
+
+#[test]
+fn rollouts_and_placement() {
+    let body = "deploy:\n  update_config: { parallelism: 0, order: start-first, delay: 10s, monitor: 0s, \
+                max_failure_ratio: 0.25, failure_action: rollback }\n  rollback_config: { order: stop-first }\n  placement:\n    \
+                constraints: [node.role == manager, 'engine.labels.disk == ssd']\n    preferences: [{ spread: \
+                node.labels.zone }]\n    max_replicas_per_node: 2\n  resources: { reservations: { generic_resources: [{ \
+                discrete_resource_spec: { kind: GPU, value: 2 } }] } }\n";
+    let spec = only(body);
+    let update = spec.update;
+    assert_eq!((update.parallelism, update.order), (0, UpdateOrder::StartFirst));
+    assert_eq!((update.delay, update.monitor), (Duration::from_secs(10), Duration::from_secs(5)));
+    assert_eq!((update.max_failure_permille, update.failure_action), (250, FailureAction::Rollback));
+    assert_eq!(spec.rollback, Some(UpdatePolicy::default()));
+    let placement = spec.placement;
+    assert_eq!(
+        placement.constraints.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["node.labels.disk == ssd"]
+    );
+    assert_eq!(placement.preferences, [TopologyKey::Label("zone".to_owned())]);
+    assert_eq!(placement.max_replicas_per_node, Some(2));
+    assert_eq!(
+        placement.generic.iter().map(|g| (g.name.as_str(), g.count, g.millis)).collect::<Vec<_>>(),
+        [("gpu", 2, 1000)]
+    );
+}
+
+#[test]
+fn the_extension() {
+    let body = "deploy: { update_config: { parallelism: 3 } }\nx-skein:\n  priority: 80\n  strategy: binpack\n  affinity: \
+                [web, { service: other_db, across: node.labels.zone, weight: 20 }]\n  anti_affinity: self\n  spread:\n    - \
+                node.labels.zone\n    - { across: node, max_skew: 2, min_domains: 3 }\n  tolerations: gpu\n  devices: { gpu: \
+                0.25, fpga: { count: 2, models: [a] } }\n  disruption: { min_available: 1 }\n  canary: { instances: 2, \
+                promote: auto }\n  progress_deadline: 2m\n";
+    let spec = only(body);
+    let zone = TopologyKey::Label("zone".to_owned());
+    let affinity = |service: &str, key: &TopologyKey, direction, weight| Affinity {
+        service: service.to_owned(),
+        key: key.clone(),
+        direction,
+        weight,
+    };
+    let expected = PlacementPolicy {
+        priority: 80,
+        strategy: Some(Strategy::Binpack),
+        affinities: vec![
+            affinity("shop_web", &TopologyKey::Node, Direction::Near, None),
+            affinity("other_db", &zone, Direction::Near, Some(20)),
+            affinity("shop_web", &TopologyKey::Node, Direction::Away, None),
+        ],
+        spread: vec![
+            TopologySpread { key: zone, max_skew: 1, min_domains: 0 },
+            TopologySpread { key: TopologyKey::Node, max_skew: 2, min_domains: 3 },
+        ],
+        tolerations: vec!["gpu".to_owned()],
+        generic: vec![
+            GenericRequest { name: "gpu".to_owned(), count: 1, millis: 250, models: Vec::new() },
+            GenericRequest { name: "fpga".to_owned(), count: 2, millis: 1000, models: vec!["a".to_owned()] },
+        ],
+        ..PlacementPolicy::default()
+    };
+    assert_eq!(spec.placement, expected);
+    assert_eq!(spec.disruption, Some(Disruption::MinAvailable(1)));
+    let update = UpdatePolicy {
+        parallelism: 3,
+        canary: 2,
+        auto_promote: true,
+        progress_deadline: Duration::from_secs(120),
+        ..UpdatePolicy::default()
+    };
+    assert_eq!(spec.update, update);
+    assert_eq!(only("x-skein: { canary: 1, disruption: { max_unavailable: 2 } }").update.canary, 1);
+}
