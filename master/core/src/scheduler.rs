@@ -178,6 +178,7 @@ impl<'a> Scheduler<'a> {
     fn refusal(&self, work: &Work<'_>, position: usize) -> Option<Refusal> {
         let room = &self.fleet.rooms[position];
         filter::standing(room, &work.need)
+            .or_else(|| self.is_promised(position, &work.need).then_some(Refusal::Promised))
             .or_else(|| filter::filling(room, &work.need, &self.ports, &self.fleet.names))
             .or_else(|| work.topology.refusal(position, self.fleet.same[position]))
     }

@@ -3,7 +3,10 @@
 //! Invariant: at most [`MAX_PARTS`] parts of a kind, so that one plan stays a small log entry;
 //! what is cut is planned again by the next pass.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use skein_common::{
     InstanceId, Revision, ServiceId, Timestamp,
@@ -157,7 +160,8 @@ impl<'a> Draft<'a> {
         self.wake_at = Some(self.wake_at.map_or(at, |known| known.min(at)));
     }
 
-    /// Gives nodes to whatever waits for one, oldest group first.
+    /// Gives nodes to whatever waits for one: the most important first, then the oldest. Who finds
+    /// no room may make others give way.
     pub(super) fn schedule(&mut self, scope: &Scope) {
         let mut groups: BTreeMap<(ServiceId, Generation), Vec<Waiting>> = BTreeMap::new();
         for waiting in self.waiting(scope) {
@@ -169,7 +173,10 @@ impl<'a> Draft<'a> {
             return;
         }
         let mut groups: Vec<_> = groups.into_values().collect();
-        groups.sort_by_key(|group| group.iter().map(|waiting| waiting.since).min());
+        groups.sort_by_cached_key(|group| {
+            let priority = group.first().map_or(0, |waiting| self.priority(waiting));
+            (Reverse(priority), group.iter().map(|waiting| waiting.since).min())
+        });
         let mut scheduler = Scheduler::new(self.state);
         for group in groups {
             self.place(&mut scheduler, &group);
@@ -180,7 +187,9 @@ impl<'a> Draft<'a> {
         let known = self
             .state
             .pending()
-            .filter(|instance| scope.tries(instance.service) && !self.ends(instance.id))
+            // Nobody may slip into the room that is being made for somebody more important.
+            .filter(|instance| scope.tries(instance.service) || self.state.is_anything_stopping())
+            .filter(|instance| !self.ends(instance.id))
             .map(|instance| Waiting {
                 source: Source::State,
                 instance: instance.id,
@@ -231,13 +240,40 @@ impl<'a> Draft<'a> {
         let Some(first) = group.first() else { return };
         let Some(spec) = self.spec(first) else { return };
         let items = group.iter().map(|waiting| self.item(waiting)).collect();
-        let decisions = scheduler.place(&Group { service: first.service, items, spec });
+        let items = Group { service: first.service, items, spec };
+        let decisions = scheduler.place(&items);
+        let mut homeless = 0;
         for (waiting, decision) in group.iter().zip(decisions) {
             match decision {
                 Decision::Placed(placed) => self.assign(waiting, placed),
-                Decision::Unplaced { explanation } => self.explain(waiting, &explanation),
+                Decision::Unplaced { explanation } => {
+                    self.explain(waiting, &explanation);
+                    homeless += usize::from(matches!(waiting.slot, Slot::Number(_)));
+                }
             }
         }
+        if homeless > 0 {
+            self.make_room(scheduler, &items, homeless);
+        }
+    }
+
+    /// The next pass finds the room, once those who give way have stopped.
+    fn make_room(&mut self, scheduler: &mut Scheduler<'a>, group: &Group<'a>, wanted: usize) {
+        let reason =
+            format!("gives way to {} of priority {}", group.spec.name, group.spec.placement.priority);
+        for preemption in scheduler.preempt(group, wanted) {
+            for victim in preemption.victims {
+                let Some(victim) = self.state.instance(victim).filter(|victim| !self.ends(victim.id)) else {
+                    continue;
+                };
+                self.wish(victim, Desired::Stop, &reason);
+            }
+        }
+    }
+
+    /// As the user has it now.
+    fn priority(&self, waiting: &Waiting) -> u8 {
+        self.state.service(waiting.service).map_or(0, |service| service.spec.placement.priority)
     }
 
     fn spec(&self, waiting: &Waiting) -> Option<&'a ServiceSpec> {

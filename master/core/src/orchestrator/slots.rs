@@ -15,6 +15,7 @@ use std::{
 use skein_common::{
     instance::{Desired, Instance, Phase, Slot},
     node::{Availability, Liveness, Node},
+    placement::EXCLUSIVE_LABEL,
     service::{Mode, RestartCondition, ServiceSpec},
 };
 
@@ -170,7 +171,11 @@ impl<'a> Slots<'a> {
         for node in draft.state.nodes() {
             let takes = node.liveness == Liveness::Ready && node.availability == Availability::Active;
             let slot = Slot::Node(node.id);
-            if takes && !self.is_held(slot) && node.satisfies(&spec.placement.constraints) {
+            if takes
+                && !self.is_held(slot)
+                && node.satisfies(&spec.placement.constraints)
+                && intolerable(node, spec).is_none()
+            {
                 self.create(draft, slot, Retry::default());
             }
         }
@@ -325,11 +330,19 @@ fn is_completed(draft: &Draft<'_>, instance: &Instance) -> bool {
     }
 }
 
+/// What an exclusive node is exclusive to, unless the service tolerates it.
+fn intolerable<'n>(node: &'n Node, spec: &ServiceSpec) -> Option<&'n str> {
+    node.label(EXCLUSIVE_LABEL).filter(|value| !spec.placement.tolerates(value))
+}
+
 /// Why a service with this spec must not stay on the node.
 pub(super) fn misplaced(node: &Node, spec: &ServiceSpec) -> Option<String> {
     let name = &node.description.name;
     if node.availability == Availability::Drained {
         return Some(format!("node {name} is drained"));
+    }
+    if let Some(value) = intolerable(node, spec) {
+        return Some(format!("node {name} is exclusive to {value}"));
     }
     let constraints = &spec.placement.constraints;
     if node.satisfies(constraints) {

@@ -112,7 +112,10 @@ fn pending_says_why_and_is_placed_when_room_appears() {
     let service = cluster.create(reserving(spec("big"), 0, 9 * GIB));
     cluster.plan_out();
     let pending = in_slot(&cluster, service, 1);
-    assert_eq!(pending.explanation, "3 nodes: 2 insufficient memory, 1 drained; largest node has 8.0 GiB of memory");
+    assert_eq!(
+        pending.explanation,
+        "3 nodes: 2 insufficient memory, 1 drained; largest node has 8.0 GiB of memory"
+    );
     let mut large = node("n4");
     large.capacity.memory_bytes = 16 * GIB;
     cluster.add_node(large);
@@ -446,5 +449,54 @@ fn an_old_plan_breaks_nothing() {
     let applied = cluster.accept(CommandKind::Plan(copy));
     assert_eq!(applied.changes, [], "the slots are taken");
     assert_eq!(cluster.state.instances_of(service).count(), before.instances_of(service).count());
+    sound(&cluster);
+}
+
+#[test]
+fn the_more_important_are_served_first_and_get_room() {
+    let important = |name: &str, replicas, gib, priority| {
+        let mut spec = reserving(replicated(name, replicas), 0, gib * GIB);
+        spec.placement.priority = priority;
+        spec
+    };
+    let mut cluster = Cluster::new(1);
+    // Who comes first matters less than who is more important.
+    let low = cluster.create(important("low", 1, 6, 10));
+    let high = cluster.create(important("high", 1, 6, 60));
+    assert_eq!(settled(&mut cluster, high), ["high.1@n1 Ready"]);
+    assert_eq!(cluster.picture(low), ["low.1@nowhere Pending"]);
+    // Nobody gives way for less than the gap.
+    let next = cluster.create(important("next", 1, 6, 69));
+    assert_eq!(settled(&mut cluster, next), ["next.1@nowhere Pending"]);
+    let top = cluster.create(important("top", 1, 4, 70));
+    assert_eq!(settled(&mut cluster, top), ["top.1@n1 Ready"]);
+    assert_eq!(cluster.picture(high), ["high.1@nowhere Pending"]);
+    let told =
+        cluster.state.events().filter(|event| event.message.contains("gives way to top of priority 70"));
+    assert_eq!(told.count(), 1);
+    sound(&cluster);
+}
+
+#[test]
+fn nobody_slips_into_room_that_is_being_made() {
+    let important = |name: &str, replicas, gib, priority| {
+        let mut spec = reserving(replicated(name, replicas), 0, gib * GIB);
+        spec.placement.priority = priority;
+        spec.disruption = Some(skein_common::service::Disruption::MaxUnavailable(3));
+        spec
+    };
+    let mut cluster = Cluster::new(1);
+    let low = cluster.create(important("low", 3, 2, 10));
+    cluster.settle();
+    let top = cluster.create(important("top", 1, 7, 90));
+    cluster.plan_out();
+    let leaving: Vec<_> =
+        cluster.state.instances_of(low).filter(|i| i.desired == Desired::Stop).map(|i| i.id).collect();
+    assert_eq!(leaving.len(), 3);
+    // One has stopped: its successor would fit, and has to wait.
+    cluster.report(leaving[0], Phase::Stopped);
+    cluster.plan_out();
+    assert_eq!(cluster.state.instances_of(low).filter(|i| i.is_live() && i.node.is_some()).count(), 0);
+    assert_eq!(settled(&mut cluster, top), ["top.1@n1 Ready"]);
     sound(&cluster);
 }

@@ -48,8 +48,10 @@ pub(super) struct Preemptions<'a> {
     budget: BTreeMap<ServiceId, u32>,
     /// Victims of this pass.
     gone: BTreeSet<InstanceId>,
-    /// Positions where room is already being made for somebody of this pass.
-    promised: BTreeSet<usize>,
+    /// Positions where room is being made, and how important those are who wait for it.
+    promised: BTreeMap<usize, u8>,
+    /// Of all services; looked up when somebody finds no room.
+    least_important: Option<u8>,
 }
 
 /// Lower is better: the most important victim, how many, and where.
@@ -57,14 +59,21 @@ type Key = (u8, usize, u32);
 
 impl<'a> Scheduler<'a> {
     /// Room for up to `wanted` instances of the group, one node each; fewer when there are not so
-    /// many. Nothing when what is stopping already will make room.
+    /// many, or when what is stopping already will make room. Where room is being made, nobody less
+    /// important is placed by this pass.
     pub fn preempt(&mut self, group: &Group<'a>, wanted: usize) -> Vec<Preemption> {
+        let priority = group.spec.placement.priority;
+        let Some(threshold) = priority.checked_sub(PREEMPTION_GAP) else { return Vec::new() };
+        if self.least_important() > threshold {
+            return Vec::new();
+        }
         let work = self.work(group);
-        let Some(threshold) = work.need.policy.priority.checked_sub(PREEMPTION_GAP) else { return Vec::new() };
         if self.preemptions.candidates.is_empty() {
             self.preemptions.candidates = candidates(self.state, &self.fleet);
         }
-        let making = self.making_room(&work);
+        let making = self.making_room(&work, wanted);
+        making.iter().for_each(|position| self.promise(*position, priority));
+        let making = making.len();
         let mut heap = BinaryHeap::new();
         if wanted > making {
             for position in work.eligible.positions.iter().copied() {
@@ -79,7 +88,10 @@ impl<'a> Scheduler<'a> {
             let (_, _, position) = key;
             // A budget may have been used up since, so that others have to go, or nobody can.
             match self.victims(&work, threshold, position) {
-                Some((now, victims)) if now <= key => found.push(self.evict(position, &victims)),
+                Some((now, victims)) if now <= key => {
+                    found.push(self.evict(position, &victims));
+                    self.promise(position as usize, priority);
+                }
                 Some((now, _)) => heap.push(Reverse(now)),
                 None => {}
             }
@@ -87,10 +99,29 @@ impl<'a> Scheduler<'a> {
         found
     }
 
-    /// On how many nodes the instance fits once everything that is to stop has stopped.
-    fn making_room(&self, work: &Work<'_>) -> usize {
-        let fits = |position: &&u32| {
-            let place = **position as usize;
+    fn least_important(&mut self) -> u8 {
+        let priorities = self.state.services().map(|service| service.spec.placement.priority);
+        *self.preemptions.least_important.get_or_insert_with(|| priorities.min().unwrap_or(u8::MAX))
+    }
+
+    fn promise(&mut self, position: usize, priority: u8) {
+        let promised = self.preemptions.promised.entry(position).or_default();
+        *promised = (*promised).max(priority);
+    }
+
+    /// Whether room is being made there for somebody more important.
+    pub(super) fn is_promised(&self, position: usize, need: &Need<'_>) -> bool {
+        let promised = &self.preemptions.promised;
+        !promised.is_empty() && promised.get(&position).is_some_and(|to| *to > need.policy.priority)
+    }
+
+    /// Nodes where the instance fits once everything that is to stop has stopped.
+    fn making_room(&self, work: &Work<'_>, wanted: usize) -> Vec<usize> {
+        let fits = |position: &usize| {
+            let place = *position;
+            if self.preemptions.promised.contains_key(&place) {
+                return false;
+            }
             let room = &self.fleet.rooms[place];
             let leaving = self.state.instances_on(room.node.id);
             let leaving = leaving.filter(|i| i.occupies().is_some() && i.desired > Desired::Run);
@@ -106,8 +137,7 @@ impl<'a> Scheduler<'a> {
         // Only nodes where something is stopping are worth the look.
         let stopping = self.state.stopping_nodes();
         let known = stopping.filter_map(|node| self.fleet.position(node));
-        let positions: Vec<u32> = known.filter_map(|position| u32::try_from(position).ok()).collect();
-        positions.iter().filter(|p| work.eligible.contains(**p as usize)).filter(fits).count()
+        known.filter(|position| work.eligible.contains(*position)).filter(fits).take(wanted).collect()
     }
 
     fn would_fit<'d>(
@@ -138,7 +168,7 @@ impl<'a> Scheduler<'a> {
     fn victims(&self, work: &Work<'_>, threshold: u8, position: u32) -> Option<(Key, Vec<Candidate<'a>>)> {
         let place = position as usize;
         let room = &self.fleet.rooms[place];
-        if self.preemptions.promised.contains(&place)
+        if self.preemptions.promised.contains_key(&place)
             || work.topology.refusal(place, self.fleet.same[place]).is_some()
             || filter::host_ports(room, &work.need, &self.ports).is_some()
         {
@@ -190,10 +220,8 @@ impl<'a> Scheduler<'a> {
             self.preemptions.budget.insert(victim.instance.service, left);
             self.preemptions.gone.insert(victim.instance.id);
         }
-        let place = position as usize;
-        self.preemptions.promised.insert(place);
         Preemption {
-            node: self.fleet.rooms[place].node.id,
+            node: self.fleet.rooms[position as usize].node.id,
             victims: victims.iter().map(|victim| victim.instance.id).collect(),
         }
     }
@@ -244,6 +272,7 @@ fn budget(state: &ClusterState, service: ServiceId) -> u32 {
     }
     let wanted = service.spec.replicas().unwrap_or_else(|| count(there));
     // As many as a rollout replaces at a time, when nothing is said.
-    let limit = service.spec.disruption.unwrap_or(Disruption::MaxUnavailable(service.spec.update.parallelism));
+    let limit =
+        service.spec.disruption.unwrap_or(Disruption::MaxUnavailable(service.spec.update.parallelism));
     limit.max_unavailable(wanted).saturating_sub(wanted.saturating_sub(count(ready)))
 }

@@ -74,6 +74,7 @@ impl Scheduler<'_> {
         let need = &work.need;
         self.fleet.cpu[position] >= need.reservation.cpu_millis
             && self.fleet.memory[position] >= need.reservation.memory_bytes
+            && !self.is_promised(position, need)
             && (need.asks.is_empty() && need.ports.is_empty()
                 || filter::has_room(&self.fleet.rooms[position], need, &self.ports))
     }

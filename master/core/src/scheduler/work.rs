@@ -86,7 +86,8 @@ impl<'a> Scheduler<'a> {
             }
         };
         let name = &group.spec.name;
-        let topology = Topology::of(&need, group.service, name, &presence, &mut self.fleet, &eligible.positions);
+        let topology =
+            Topology::of(&need, group.service, name, &presence, &mut self.fleet, &eligible.positions);
         let class = match need.strategy {
             Strategy::Balanced => ClassKey::of(need.reservation, &need.asks),
             Strategy::Spread | Strategy::Binpack => ClassKey::default(),

@@ -158,6 +158,11 @@ impl ClusterState {
         nodes.filter(move |node| last.replace(*node) != Some(*node))
     }
 
+    /// Whether room is being made anywhere.
+    pub(crate) fn is_anything_stopping(&self) -> bool {
+        !self.index.stopping.is_empty()
+    }
+
     pub fn nodes(&self) -> impl Iterator<Item = &Arc<Node>> {
         self.nodes.values()
     }

@@ -184,7 +184,11 @@ fn each_strategy_chooses_its_node() {
     {
         let mut asked = on_gpu(reserving(spec("web"), 500, 0), 1, 500, &[]);
         asked.placement.strategy = Some(strategy);
-        let told = chosen(&cluster, &place(&cluster, &asked, items(1)));
+        // What usually runs here needs whole devices.
+        let usual = on_gpu(spec("usual"), 1, 1_000, &[]);
+        let mut scheduler = Scheduler::new(&cluster.state).with_mix([(&usual, 1)].into_iter());
+        let group = Group { service: ServiceId::from_random(1), items: items(1), spec: &asked };
+        let told = chosen(&cluster, &scheduler.place(&group));
         assert_eq!(told[0] == taken, same, "{strategy}: {told:?}");
     }
 }
