@@ -15,6 +15,7 @@ mod field;
 mod keys;
 mod merge;
 mod networks;
+mod order;
 mod origin;
 mod placement;
 mod ports;
@@ -33,6 +34,7 @@ use skein_common::service::ServiceSpec;
 
 pub use diagnostic::{Diagnostic, Position, Severity};
 pub use keys::nearest;
+pub use order::{Condition, Dependency};
 pub use origin::{Origin, Origins};
 
 use diagnostic::Report;
@@ -67,7 +69,7 @@ pub struct Input<'a> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stack {
     pub name: String,
-    /// In order of the file.
+    /// In order of the file, but behind those that they depend on.
     pub services: Vec<StackService>,
     pub warnings: Vec<Diagnostic>,
     document: Node,
@@ -101,6 +103,7 @@ pub struct StackService {
     /// Its name in the file.
     pub key: String,
     pub spec: ServiceSpec,
+    pub depends_on: Vec<Dependency>,
     pub origins: Origins,
 }
 
@@ -160,7 +163,7 @@ fn read_into(
         .filter(|(key, _)| !key.starts_with("x-"))
         .filter_map(|(key, field)| service::read(key, &field, &around, report))
         .collect();
-    Some((name, services))
+    Some((name, order::sort(services, report)))
 }
 
 fn stack_name(input: &Input<'_>, field: Option<Field<'_>>, report: &mut Report) -> Option<String> {

@@ -9,7 +9,7 @@ use skein_proto::v1::{ApplyResult, Service, ServiceSpec};
 
 use crate::{
     app::App,
-    compose::{Diagnostic, STACK_LABEL, Stack, StackService},
+    compose::{Condition, Diagnostic, STACK_LABEL, Stack, StackService},
     compose_files,
     failure::Failure,
     output::service::name,
@@ -88,6 +88,7 @@ pub async fn deploy(
     }
     let mut goals = Vec::new();
     for service in &stack.services {
+        wait_for_dependencies(app, &stack, service, &goals, &options.wait).await?;
         let answer = app.api.apply(ServiceSpec::from(&service.spec), false).await?;
         let applied = answer.service.clone().unwrap_or_default();
         app.print_done(&applied, &format!("{} {}", service.spec.name, verb(answer.result())))?;
@@ -101,6 +102,27 @@ pub async fn deploy(
         }
     }
     progress::wait(app, goals, &options.wait).await
+}
+
+/// Waits for those that must be healthy first; detached, only the order is kept.
+async fn wait_for_dependencies(
+    app: &App,
+    stack: &Stack,
+    service: &StackService,
+    goals: &[Goal],
+    wait: &WaitArgs,
+) -> Result<(), Failure> {
+    let is_waited_for = |key: &str| {
+        service.depends_on.iter().any(|known| known.service == key && known.condition == Condition::Healthy)
+    };
+    let needed: Vec<Goal> = stack
+        .services
+        .iter()
+        .zip(goals)
+        .filter(|(service, _)| is_waited_for(&service.key))
+        .map(|(_, goal)| goal.clone())
+        .collect();
+    progress::wait(app, needed, wait).await
 }
 
 const fn verb(result: ApplyResult) -> &'static str {

@@ -65,10 +65,7 @@ pub const SERVICE: Keys = &[
     ("cpus", Refused("set deploy.resources.limits.cpus instead")),
     ("cpuset", Refused(LIMITS)),
     ("credential_spec", Refused("for Windows only")),
-    (
-        "depends_on",
-        Ignored("ignored, as docker stack deploy does: services start in any order and must retry"),
-    ),
+    ("depends_on", Read),
     ("deploy", Read),
     ("develop", Ignored(AS_STACK)),
     ("device_cgroup_rules", Refused(NOT_STACK)),
@@ -170,6 +167,11 @@ pub const ENV_FILE: Keys = &[
     ("format", Ignored("ignored: every line is taken as it is, as docker stack deploy does")),
     ("path", Read),
     ("required", Read),
+];
+pub const DEPENDENCY: Keys = &[
+    ("condition", Read),
+    ("required", Read),
+    ("restart", Ignored("ignored: who is waited for may be restarted alone")),
 ];
 pub const PREFERENCE: Keys = &[("spread", Read)];
 pub const GENERIC_RESOURCE: Keys = &[("discrete_resource_spec", Read)];

@@ -17,6 +17,7 @@ use super::{
     field::{Field, Section},
     keys,
     networks::{self, Networks},
+    order,
     origin::Origins,
     ports, process,
     volumes::{self, Volumes},
@@ -86,7 +87,14 @@ pub fn read(
     if report.errors() == errors_before {
         report_violations(&spec, &origins, report);
     }
-    Some(StackService { key: key.to_owned(), spec, origins })
+    let depends_on = match section.get("depends_on") {
+        Some(field) => {
+            origins.add("depends_on", &field.path, field.node.at);
+            order::read(&field, around.services, report)
+        }
+        None => Vec::new(),
+    };
+    Some(StackService { key: key.to_owned(), spec, depends_on, origins })
 }
 
 /// What the cluster would refuse, at the place where it was written.

@@ -227,6 +227,25 @@ async fn a_paused_rollout_is_not_waited_for() {
 }
 
 #[tokio::test]
+async fn who_must_be_healthy_is_waited_for() {
+    let world = world();
+    let a = serve("a", &world).await;
+    let folder = tempfile::tempdir().unwrap();
+    let text = "name: shop\nservices:\n  web: { image: x, depends_on: { db: { condition: service_healthy } } }\n  db: { \
+                image: x, deploy: { replicas: 1 } }\n";
+    std::fs::write(folder.path().join("compose.yaml"), text).unwrap();
+    let run = async |line: &str| skein_in(folder.path(), &[&a], line, std::future::pending()).await;
+    let ended = run("apply -f compose.yaml --wait-timeout 200ms").await;
+    assert_eq!((ended.code, ended.out.as_str()), (2, "shop_db created\n"), "{}", ended.err);
+    assert!(ended.err.contains("not there yet: shop_db 0/1 ready"), "{}", ended.err);
+    world.lock().unwrap().instances = vec![instance("shop_db", 1, Phase::Ready)];
+    let ended = run("apply -f compose.yaml --wait-timeout 200ms").await;
+    assert_eq!(ended.out, "shop_db updated\nshop_web created\n", "{}", ended.err);
+    let ended = run("apply -f compose.yaml --detach").await;
+    assert_eq!((ended.code, ended.out.as_str()), (0, "shop_db updated\nshop_web updated\n"));
+}
+
+#[tokio::test]
 async fn draining_waits_until_the_node_is_empty() {
     let world = world();
     let a = serve("a", &world).await;

@@ -151,6 +151,16 @@ const ERRORS_OF_A_SERVICE: &[(&str, &str)] = &[
         "deploy: { resources: { limits: { memory: 1M } } }",
         "4:46: services.web.deploy.resources.limits.memory: at least 6291456 (6 MiB), Docker's minimum",
     ),
+    (
+        "depends_on: [wbe]",
+        "4:18: services.web.depends_on[0]: there is no service wbe in the files; did you mean web?",
+    ),
+    ("depends_on: [web]", "4:17: services.web.depends_on: web -> web: each would wait for the other"),
+    (
+        "depends_on: { web: { condition: healthy } }",
+        "4:37: services.web.depends_on.web.condition: \"healthy\" is not one of service_started, service_healthy, \
+             service_completed_successfully",
+    ),
 ];
 
 /// Each error of a file, with its place.

@@ -186,3 +186,18 @@ fn the_extension() {
     assert_eq!(spec.update, update);
     assert_eq!(only("x-skein: { canary: 1, disruption: { max_unavailable: 2 } }").update.canary, 1);
 }
+
+#[test]
+fn services_come_behind_what_they_depend_on() {
+    let text = "services:\n  web: { image: x, depends_on: { api: { condition: service_healthy }, off: { condition: \
+                service_started, required: false } } }\n  other: { image: x }\n  api: { image: x, depends_on: [db] }\n  db: { \
+                image: x }\n";
+    let stack = stack(text);
+    let names: Vec<&str> = stack.services.iter().map(|service| service.key.as_str()).collect();
+    assert_eq!(names, ["other", "db", "api", "web"]);
+    let of_web = stack.services[3].depends_on.clone();
+    assert_eq!(of_web, [Dependency { service: "api".to_owned(), condition: Condition::Healthy }]);
+    let circle = "services:\n  a: { image: x, depends_on: [b] }\n  b: { image: x, depends_on: [c] }\n  c: { image: x, \
+                  depends_on: [b] }\n";
+    assert_eq!(findings(circle), "3:30: services.b.depends_on: b -> c -> b: each would wait for the other");
+}
