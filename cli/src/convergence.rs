@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use skein_proto::v1::{Instance, Phase, RolloutPhase, Service, service_spec::Mode};
+use skein_proto::v1::{Instance, JobPhase, JobRun, Phase, RolloutPhase, Service, service_spec::Mode};
 
 use crate::output::{
     instance::{is_over, is_wanted, message, phase},
@@ -35,6 +35,9 @@ impl Standing {
 /// A service that shall run as its spec of a generation says.
 pub fn of_running(name: &str, generation: u64, service: &Service, instances: &[&Instance]) -> Standing {
     let desired = desired(service);
+    if let Some(run) = &service.job {
+        return of_job(name, service, run, instances);
+    }
     // Newer than what is known of the service, or as good after going back.
     let current = |instance: &&&Instance| {
         instance.generation >= service.generation
@@ -98,6 +101,26 @@ fn stuck(name: &str, generation: u64, service: &Service) -> Option<String> {
     }
 }
 
+/// A job is there when it has completed.
+fn of_job(name: &str, service: &Service, run: &JobRun, instances: &[&Instance]) -> Standing {
+    let completed = service.status.as_ref().map_or(0, |status| status.completed);
+    let wanted = desired(service);
+    match run.phase() {
+        JobPhase::Completed => Standing::new(format!("{name} {completed}/{wanted} completed"), true),
+        JobPhase::Failed => {
+            let text = format!("{name} failed: {}", run.reason);
+            let stuck = Some(format!("{text}\nnext: skein service ps {name}, then skein logs {name}"));
+            Standing { stuck, ..Standing::new(text, false) }
+        }
+        JobPhase::Running | JobPhase::Unspecified => {
+            let alive: Vec<_> = instances.iter().copied().filter(|i| is_wanted(i) && !is_over(i)).collect();
+            let parts = parts(&alive);
+            let detail = if parts.is_empty() { String::new() } else { format!(" ({})", parts.join(", ")) };
+            Standing::new(format!("{name} {completed}/{wanted} completed{detail}"), false)
+        }
+    }
+}
+
 fn is_global(service: &Service) -> bool {
     service.spec.as_ref().is_some_and(|spec| matches!(spec.mode, Some(Mode::Global(_))))
 }
@@ -105,7 +128,8 @@ fn is_global(service: &Service) -> bool {
 fn desired(service: &Service) -> u32 {
     let counted = service.status.as_ref().map_or(0, |status| status.desired);
     match service.spec.as_ref().and_then(|spec| spec.mode.as_ref()) {
-        Some(Mode::Global(_)) => counted,
+        Some(Mode::Global(_) | Mode::GlobalJob(_)) => counted,
+        Some(Mode::Job(mode)) => mode.completions.unwrap_or(1),
         Some(Mode::Replicated(mode)) => mode.replicas.unwrap_or(1),
         None => 1,
     }

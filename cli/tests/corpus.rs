@@ -67,6 +67,8 @@ fn describe(stack: &Stack, text: &mut String) {
         let mode = match spec.mode {
             Mode::Replicated { replicas } => format!("x{replicas}"),
             Mode::Global => "on every node".to_owned(),
+            Mode::Job { completions, .. } => format!("{completions} runs"),
+            Mode::GlobalJob => "once on every node".to_owned(),
         };
         writeln!(text, "\n{} {mode} {}", spec.name, spec.container.image).expect("a string");
         for line in lines(spec) {

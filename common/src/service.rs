@@ -4,6 +4,7 @@
 //! equal specs need no new generation.
 //! Deliberately not here: the observed side (`instance`), the Compose spelling (`cli`).
 
+mod job;
 mod mount;
 mod update;
 mod validate;
@@ -12,6 +13,7 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
+pub use self::job::{DEFAULT_BACKOFF_LIMIT, JobPhase, JobPolicy, JobRun};
 pub use self::mount::{Mount, MountKind, MountOptions, PROPAGATIONS};
 pub use self::update::{
     DEFAULT_MONITOR, DEFAULT_PROGRESS_DEADLINE, Disruption, FailureAction, KEPT_GENERATIONS, UpdateOrder,
@@ -52,6 +54,9 @@ pub struct ServiceSpec {
     /// `None` = as many as a rollout replaces at a time.
     #[serde(default)]
     pub disruption: Option<Disruption>,
+    /// Of a job; nothing to others.
+    #[serde(default)]
+    pub job: JobPolicy,
 }
 
 /// How many instances, and where.
@@ -61,6 +66,35 @@ pub enum Mode {
     Replicated { replicas: u32 },
     /// One instance on every node that passes the filters.
     Global,
+    /// This many slots, each run until it ends with exit code 0; at most `parallelism` at a time (0 = all).
+    Job { completions: u32, parallelism: u32 },
+    /// Run once on every node that passes the filters.
+    GlobalJob,
+}
+
+impl Mode {
+    /// Runs to completion.
+    #[must_use]
+    pub const fn is_job(self) -> bool {
+        matches!(self, Self::Job { .. } | Self::GlobalJob)
+    }
+
+    /// A slot is a node.
+    #[must_use]
+    pub const fn is_per_node(self) -> bool {
+        matches!(self, Self::Global | Self::GlobalJob)
+    }
+
+    /// As the API and Compose files spell it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Replicated { .. } => "replicated",
+            Self::Global => "global",
+            Self::Job { .. } => "replicated-job",
+            Self::GlobalJob => "global-job",
+        }
+    }
 }
 
 /// The container of every instance of a service.
@@ -283,15 +317,16 @@ impl ServiceSpec {
             update: UpdatePolicy::default(),
             rollback: None,
             disruption: None,
+            job: JobPolicy::default(),
         }
     }
 
-    /// Replicas asked for; `None` for a global service.
+    /// Replicas asked for; `None` for a global service or a job.
     #[must_use]
     pub const fn replicas(&self) -> Option<u32> {
         match self.mode {
             Mode::Replicated { replicas } => Some(replicas),
-            Mode::Global => None,
+            Mode::Global | Mode::Job { .. } | Mode::GlobalJob => None,
         }
     }
 
@@ -314,5 +349,6 @@ impl ServiceSpec {
             && self.restart == other.restart
             && self.placement.holds_like(&other.placement)
             && self.ports == other.ports
+            && (!self.mode.is_job() || self.mode == other.mode)
     }
 }

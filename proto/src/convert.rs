@@ -6,6 +6,7 @@
 mod assignment;
 mod hello;
 mod instance;
+mod job;
 mod node;
 mod placement;
 mod rollout;

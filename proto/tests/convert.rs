@@ -145,7 +145,16 @@ prop_compose! {
     ) -> ServiceSpec {
         ServiceSpec {
             name, labels, container,
-            mode: replicas.map_or(Mode::Global, |replicas| Mode::Replicated { replicas }),
+            mode: match replicas {
+                Some(0) => Mode::Job { completions: 3, parallelism: 2 },
+                Some(replicas) => Mode::Replicated { replicas },
+                None => Mode::Global,
+            },
+            job: if replicas == Some(0) {
+                JobPolicy { backoff_limit: 2, active_deadline: Some(window), ttl_after_finished: None }
+            } else {
+                JobPolicy::default()
+            },
             resources: ResourceRequirements { reservation, limit: Resources::ZERO },
             restart: RestartPolicy { condition: RestartCondition::OnFailure, delay, max_attempts, window },
             placement: placement(),

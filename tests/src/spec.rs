@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use skein_proto::convert::duration_to_wire;
 use skein_proto::v1::{
-    ContainerSpec, GlobalMode, PlacementPolicy, PortSpec, ReplicatedMode, ResourceRequirements, Resources,
-    RestartCondition, RestartPolicy, ServiceSpec, UpdatePolicy, service_spec::Mode,
+    ContainerSpec, GlobalMode, JobMode, PlacementPolicy, PortSpec, ReplicatedMode, ResourceRequirements,
+    Resources, RestartCondition, RestartPolicy, ServiceSpec, UpdatePolicy, service_spec::Mode,
 };
 
 /// The image that `tests/setup.sh` builds.
@@ -39,6 +39,13 @@ impl Spec {
     #[must_use]
     pub fn replicas(mut self, replicas: u32) -> Self {
         self.0.mode = Some(Mode::Replicated(ReplicatedMode { replicas: Some(replicas) }));
+        self
+    }
+
+    /// Runs to completion so often.
+    #[must_use]
+    pub fn job(mut self, completions: u32, parallelism: u32) -> Self {
+        self.0.mode = Some(Mode::Job(JobMode { completions: Some(completions), parallelism }));
         self
     }
 

@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use skein_proto::v1::{Availability, Desired, Phase, RestartCondition, ServiceSpec};
+use skein_proto::v1::{Availability, Desired, JobPhase, Phase, RestartCondition, ServiceSpec};
 use skein_tests::{
     cluster::Cluster,
     spec::{SAMPLE_IMAGE_NEXT, service},
@@ -249,5 +249,39 @@ async fn bad_input_gets_a_typed_answer() -> Result<()> {
     let info = aborted.get_details_error_info().context("error info")?;
     ensure!(aborted.code() == Code::Aborted && info.reason == "STALE_ETAG", "{aborted} {info:?}");
     ensure!(info.metadata.get("etag") == Some(&current), "{info:?} is not {current}");
+    cluster.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_runs_to_completion_although_the_leader_dies() -> Result<()> {
+    let mut cluster = Cluster::start(3, 2).await?;
+    cluster.client.apply(service("sum").job(3, 1)).await?;
+    let mut ended = std::collections::BTreeSet::new();
+    for round in 0..3 {
+        let mut next = None;
+        wait::until("the next run is under way", LIMIT, async || {
+            let instances = cluster.client.instances("sum").await.map_err(|status| status.to_string())?;
+            let alive: Vec<_> = instances.into_iter().filter(is_ready).collect();
+            next = alive.first().filter(|instance| !ended.contains(&instance.id)).cloned();
+            wait::expect(next.is_some() && alive.len() == 1, || format!("{alive:?}"))
+        })
+        .await?;
+        let instance = next.context("found")?;
+        if round == 1 {
+            let leader = cluster.leader().await?;
+            cluster.kill_master(leader).await?;
+        }
+        cluster.end_container(&instance, 0).await?;
+        ended.insert(instance.id);
+    }
+    wait::until("the job is completed", LIMIT, async || {
+        let service = cluster.client.service("sum").await.map_err(|status| status.to_string())?;
+        let run = service.job.unwrap_or_default();
+        let completed = service.status.unwrap_or_default().completed;
+        wait::expect(run.phase() == JobPhase::Completed && completed == 3, || format!("{run:?} {completed}"))
+    })
+    .await?;
+    ensure!(cluster.client.instances("sum").await?.len() == 3, "nothing was done twice");
+    cluster.containers_running(0).await?;
     cluster.stop().await
 }

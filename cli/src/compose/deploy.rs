@@ -2,7 +2,7 @@
 
 use skein_common::{
     Resources,
-    service::{Mode, ResourceRequirements, RestartCondition, RestartPolicy, ServiceSpec},
+    service::{DEFAULT_REPLICAS, Mode, ResourceRequirements, RestartCondition, RestartPolicy, ServiceSpec},
 };
 
 use super::{
@@ -32,7 +32,7 @@ pub fn read(field: &Field<'_>, spec: &mut ServiceSpec, origins: &mut Origins, re
     }
     if let Some(field) = section.get("restart_policy") {
         origins.add("spec.restart", &field.path, field.node.at);
-        spec.restart = restart(&field, report);
+        spec.restart = restart(&field, spec.restart.condition, report);
     }
     if let Some(field) = section.get("placement") {
         origins.add("spec.placement", &field.path, field.node.at);
@@ -48,32 +48,36 @@ pub fn read(field: &Field<'_>, spec: &mut ServiceSpec, origins: &mut Origins, re
     }
 }
 
+/// Replicas of a job are how often it has to end well; how many run at a time says `x-skein.job`.
 fn mode(section: &Section<'_>, spec: &mut ServiceSpec, origins: &mut Origins, report: &mut Report) {
-    let is_global = section.get("mode").is_some_and(|field| match field.text(report).as_deref() {
-        None | Some("replicated") => false,
-        Some("global") => true,
-        Some("replicated-job" | "global-job") => {
-            field.error(report, "jobs are not supported yet");
-            false
+    let kind = section.get("mode").and_then(|field| {
+        let kind = field.text(report)?;
+        let known = matches!(kind.as_str(), "replicated" | "global" | "replicated-job" | "global-job");
+        if !known {
+            let known = "replicated, global, replicated-job, global-job";
+            field.error(report, format!("{kind:?} is not one of {known}"));
         }
-        Some(other) => {
-            field.error(report, format!("{other:?} is not one of replicated, global"));
-            false
-        }
+        known.then_some(kind)
     });
-    match section.get("replicas") {
-        Some(field) if is_global => {
-            field.error(report, "a global service has one instance on every node: remove replicas");
+    let kind = kind.as_deref().unwrap_or("replicated");
+    let replicas = section.get("replicas").and_then(|field| {
+        origins.add("spec.mode", &field.path, field.node.at);
+        if kind.starts_with("global") {
+            field.error(report, format!("a {kind} service has one instance on every node: remove replicas"));
+            return None;
         }
-        Some(field) => {
-            origins.add("spec.mode", &field.path, field.node.at);
-            let replicas = field.integer(0, u64::from(u32::MAX), report);
-            if let Some(replicas) = replicas.and_then(|replicas| u32::try_from(replicas).ok()) {
-                spec.mode = Mode::Replicated { replicas };
-            }
-        }
-        None if is_global => spec.mode = Mode::Global,
-        None => {}
+        let replicas = field.integer(0, u64::from(u32::MAX), report)?;
+        u32::try_from(replicas).ok()
+    });
+    let replicas = replicas.unwrap_or(DEFAULT_REPLICAS);
+    spec.mode = match kind {
+        "global" => Mode::Global,
+        "global-job" => Mode::GlobalJob,
+        "replicated-job" => Mode::Job { completions: replicas, parallelism: 0 },
+        _ => Mode::Replicated { replicas },
+    };
+    if spec.mode.is_job() {
+        spec.restart.condition = RestartCondition::OnFailure;
     }
 }
 
@@ -110,7 +114,7 @@ fn generic_resources(field: &Field<'_>, spec: &mut ServiceSpec, origins: &mut Or
     spec.placement.generic = placement::generic_resources(&field, report);
 }
 
-fn restart(field: &Field<'_>, report: &mut Report) -> RestartPolicy {
+fn restart(field: &Field<'_>, usual: RestartCondition, report: &mut Report) -> RestartPolicy {
     let Some(section) = field.section(keys::RESTART, report) else { return RestartPolicy::default() };
     let conditions = [
         ("any", RestartCondition::Any),
@@ -121,7 +125,7 @@ fn restart(field: &Field<'_>, report: &mut Report) -> RestartPolicy {
     let attempts =
         section.get("max_attempts").and_then(|field| field.integer(0, u64::from(u32::MAX), report));
     RestartPolicy {
-        condition: condition.unwrap_or(RestartCondition::Any),
+        condition: condition.unwrap_or(usual),
         delay: section.get("delay").and_then(|field| field.duration(report)),
         // As in Docker, 0 is no bound; `condition: none` is how to have no restart.
         max_attempts: attempts

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use skein_common::{
     placement::{Affinity, Direction, GenericRequest, Strategy, TopologyKey, TopologySpread, WHOLE_MILLIS},
-    service::{Disruption, ServiceSpec},
+    service::{Disruption, Mode, ServiceSpec},
 };
 
 use super::{
@@ -56,6 +56,10 @@ pub fn read(
     if let Some(field) = section.get("canary") {
         origins.add("spec.update.canary", &field.path, field.node.at);
         canary(&field, spec, report);
+    }
+    if let Some(field) = section.get("job") {
+        origins.add("spec.job_policy", &field.path, field.node.at);
+        job(&field, spec, report);
     }
     if let Some(field) = section.get("progress_deadline") {
         origins.add("spec.update.progress_deadline", &field.path, field.node.at);
@@ -196,6 +200,22 @@ fn disruption(field: &Field<'_>, report: &mut Report) -> Option<Disruption> {
             None
         }
     }
+}
+
+fn job(field: &Field<'_>, spec: &mut ServiceSpec, report: &mut Report) {
+    let Some(section) = field.section(keys::JOB, report) else { return };
+    if !spec.mode.is_job() {
+        field.error(report, "belongs to deploy.mode replicated-job or global-job");
+        return;
+    }
+    let at_a_time = section.get("parallelism").and_then(|field| field.count(0, report));
+    if let (Mode::Job { parallelism, .. }, Some(at_a_time)) = (&mut spec.mode, at_a_time) {
+        *parallelism = at_a_time;
+    }
+    let limit = section.get("backoff_limit").and_then(|field| field.count(0, report));
+    spec.job.backoff_limit = limit.unwrap_or(spec.job.backoff_limit);
+    spec.job.active_deadline = section.get("active_deadline").and_then(|field| field.duration(report));
+    spec.job.ttl_after_finished = section.get("ttl_after_finished").and_then(|field| field.duration(report));
 }
 
 /// A number of instances, or `{ instances, promote: auto|manual }`.

@@ -184,6 +184,7 @@ pub const EXTENSION: Keys = &[
     ("canary", Read),
     ("devices", Read),
     ("disruption", Read),
+    ("job", Read),
     ("priority", Read),
     ("progress_deadline", Read),
     ("spread", Read),
@@ -194,6 +195,12 @@ pub const AFFINITY: Keys = &[("across", Read), ("service", Read), ("weight", Rea
 pub const SPREAD: Keys = &[("across", Read), ("max_skew", Read), ("min_domains", Read)];
 pub const DEVICE: Keys = &[("count", Read), ("models", Read), ("share", Read)];
 pub const DISRUPTION: Keys = &[("max_unavailable", Read), ("min_available", Read)];
+pub const JOB: Keys = &[
+    ("active_deadline", Read),
+    ("backoff_limit", Read),
+    ("parallelism", Read),
+    ("ttl_after_finished", Read),
+];
 pub const CANARY: Keys = &[("instances", Read), ("promote", Read)];
 pub const RESOURCES: Keys = &[("limits", Read), ("reservations", Read)];
 pub const LIMIT: Keys = &[

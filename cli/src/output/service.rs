@@ -69,6 +69,8 @@ pub fn stack(service: &Service) -> Option<&str> {
 fn mode(spec: &ServiceSpec) -> &'static str {
     match spec.mode {
         Some(Mode::Global(_)) => "global",
+        Some(Mode::Job(_)) => "replicated-job",
+        Some(Mode::GlobalJob(_)) => "global-job",
         Some(Mode::Replicated(_)) | None => "replicated",
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{
     ContainerSpec, Disruption, FailureAction, HealthTest, Mode, Mount, MountKind, PortSpec, Publish,
-    ServiceSpec, UpdatePolicy,
+    RestartCondition, ServiceSpec, UpdatePolicy,
 };
 use crate::{Violations, resources::Resources};
 
@@ -32,6 +32,17 @@ impl ServiceSpec {
                 "spec.mode.replicated.replicas",
                 format!("{replicas} is more than the limit of {MAX_REPLICAS}"),
             );
+        }
+        if let Mode::Job { completions, .. } = self.mode
+            && !(1..=MAX_REPLICAS).contains(&completions)
+        {
+            found.add(
+                "spec.mode.job.completions",
+                format!("{completions} is not between 1 and {MAX_REPLICAS}"),
+            );
+        }
+        if self.mode.is_job() && self.restart.condition == RestartCondition::Any {
+            found.add("spec.restart.condition", "a job ends: use on-failure or none");
         }
         check_container(&self.container, &mut found);
         check_resources(self.resources.reservation, self.resources.limit, &mut found);

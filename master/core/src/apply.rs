@@ -10,6 +10,7 @@
 
 mod cluster;
 mod devices;
+mod job;
 mod judge;
 mod node;
 mod observe;

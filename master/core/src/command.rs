@@ -141,6 +141,27 @@ pub struct Plan {
     /// What became of rollouts.
     #[serde(default)]
     pub rollouts: Vec<RolloutStep>,
+    /// What became of jobs.
+    #[serde(default)]
+    pub jobs: Vec<JobStep>,
+    /// Jobs whose time to live is over: their services are deleted.
+    #[serde(default)]
+    pub expire: Vec<ServiceId>,
+}
+
+/// Skipped when the job runs another generation by then.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobStep {
+    pub service: ServiceId,
+    pub generation: Generation,
+    pub verdict: JobVerdict,
+    pub reason: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum JobVerdict {
+    Complete,
+    Fail,
 }
 
 /// Skipped when the service has another generation by then.

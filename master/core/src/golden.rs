@@ -89,6 +89,8 @@ fn plan() -> Plan {
         forget: vec![instance],
         explain: vec![Explanation { instance, text: "why".to_owned() }],
         rollouts: Vec::new(),
+        jobs: Vec::new(),
+        expire: Vec::new(),
         finish: vec![ServiceId::from_random(31)],
     }
 }

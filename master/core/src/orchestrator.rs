@@ -11,6 +11,7 @@
 
 mod draft;
 mod history;
+mod job;
 mod rollout;
 mod scope;
 mod slots;
@@ -64,9 +65,13 @@ fn plan_service<'a>(draft: &mut Draft<'a>, service: &'a Service) {
         return;
     }
     let mut slots = Slots::of(draft, service);
-    slots.fit(draft);
-    slots.replace_failed(draft);
-    rollout::advance(draft, &mut slots);
+    if service.spec.mode.is_job() {
+        job::advance(draft, &mut slots);
+    } else {
+        slots.fit(draft);
+        slots.replace_failed(draft);
+        rollout::advance(draft, &mut slots);
+    }
     history::trim(draft, &slots);
 }
 

@@ -20,7 +20,7 @@ use skein_common::{
     instance::{Instance, Slot},
     node::Node,
     rollout::Rollout,
-    service::{Generation, Protocol, ServiceSpec},
+    service::{Generation, JobRun, Protocol, ServiceSpec},
 };
 
 use crate::command::{Outcome, Rejection};
@@ -94,6 +94,9 @@ pub struct Service {
     /// Of `generation`; `None` = it was never changed.
     #[serde(default)]
     pub rollout: Option<Rollout>,
+    /// The present run, of a job.
+    #[serde(default)]
+    pub job: Option<JobRun>,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
     pub created_revision: Revision,

@@ -47,6 +47,7 @@ pub fn service(state: &ClusterState, service: &Service) -> v1::Service {
         modified_revision: service.modified_revision.0,
         etag: etag(service.modified_revision),
         rollout: service.rollout.as_ref().map(v1::Rollout::from),
+        job: service.job.as_ref().map(v1::JobRun::from),
         current_generations: state.current_generations(service).map(|generation| generation.0).collect(),
     }
 }
@@ -85,6 +86,10 @@ fn status(state: &ClusterState, service: &Service) -> v1::ServiceStatus {
         status.running += u32::from(runs);
         status.ready += u32::from(wanted && phase == Phase::Ready);
         status.updated += u32::from(runs && state.is_current(instance));
+        let done = service.spec.mode.is_job()
+            && state.is_current(instance)
+            && instance.observed.exit_code == Some(0);
+        status.completed += u32::from(done && phase == Phase::Stopped && !instance.lost);
         status.pending += u32::from(instance.is_live() && instance.node.is_none());
         if let Some(text) = complaint_of(instance) {
             complaint = format!("{}: {text}", state.instance_name(instance));
@@ -93,6 +98,8 @@ fn status(state: &ClusterState, service: &Service) -> v1::ServiceStatus {
     status.desired = match service.spec.mode {
         _ if service.deleting => 0,
         Mode::Replicated { replicas } => replicas,
+        Mode::Job { completions, .. } => completions,
+        Mode::GlobalJob => live + status.completed,
         // How many nodes pass the filters is the planner's to say; it keeps one instance for each.
         Mode::Global => live,
     };

@@ -11,7 +11,7 @@ use skein_common::{
     },
 };
 
-use super::{duration_from_wire, duration_to_wire, update::update_policy};
+use super::{duration_from_wire, duration_to_wire, job::job_policy, update::update_policy};
 use crate::v1;
 
 /// Collects violations while values are read on.
@@ -55,13 +55,18 @@ impl TryFrom<v1::ServiceSpec> for ServiceSpec {
         let mut found = Violations::default();
         let has_container = wire.container.is_some();
         let mut door = Door { found: &mut found };
+        let mode = mode(wire.mode);
+        let mut restart_policy = wire.restart.unwrap_or_default();
+        if mode.is_job() && restart_policy.condition == i32::from(v1::RestartCondition::Unspecified) {
+            restart_policy.condition = v1::RestartCondition::OnFailure.into();
+        }
         let spec = Self {
             name: wire.name,
             labels: wire.labels.into_iter().collect(),
-            mode: mode(wire.mode),
+            mode,
             container: container(&mut door, wire.container.unwrap_or_default()),
             resources: wire.resources.map(ResourceRequirements::from).unwrap_or_default(),
-            restart: restart(&mut door, wire.restart.unwrap_or_default()),
+            restart: restart(&mut door, restart_policy),
             placement: super::placement::policy(door.found, wire.placement.unwrap_or_default()),
             ports: wire
                 .ports
@@ -72,6 +77,7 @@ impl TryFrom<v1::ServiceSpec> for ServiceSpec {
             update: wire.update.map(|wire| update_policy(&mut door, "update", wire)).unwrap_or_default(),
             rollback: wire.rollback.map(|wire| update_policy(&mut door, "rollback", wire)),
             disruption: wire.disruption.map(Disruption::from),
+            job: wire.job_policy.map(|wire| job_policy(&mut door, wire)).unwrap_or_default(),
         };
         if has_container {
             found.0.extend(spec.violations().0);
@@ -87,6 +93,10 @@ impl TryFrom<v1::ServiceSpec> for ServiceSpec {
 fn mode(wire: Option<v1::service_spec::Mode>) -> Mode {
     match wire {
         Some(v1::service_spec::Mode::Global(_)) => Mode::Global,
+        Some(v1::service_spec::Mode::GlobalJob(_)) => Mode::GlobalJob,
+        Some(v1::service_spec::Mode::Job(mode)) => {
+            Mode::Job { completions: mode.completions.unwrap_or(1), parallelism: mode.parallelism }
+        }
         Some(v1::service_spec::Mode::Replicated(mode)) => {
             Mode::Replicated { replicas: mode.replicas.unwrap_or(DEFAULT_REPLICAS) }
         }
@@ -262,6 +272,11 @@ impl From<&ServiceSpec> for v1::ServiceSpec {
                     v1::service_spec::Mode::Replicated(v1::ReplicatedMode { replicas: Some(replicas) })
                 }
                 Mode::Global => v1::service_spec::Mode::Global(v1::GlobalMode {}),
+                Mode::GlobalJob => v1::service_spec::Mode::GlobalJob(v1::GlobalJobMode {}),
+                Mode::Job { completions, parallelism } => {
+                    let completions = Some(completions);
+                    v1::service_spec::Mode::Job(v1::JobMode { completions, parallelism })
+                }
             }),
             container: Some((&spec.container).into()),
             resources: Some(v1::ResourceRequirements {
@@ -274,6 +289,7 @@ impl From<&ServiceSpec> for v1::ServiceSpec {
             update: Some((&spec.update).into()),
             rollback: spec.rollback.as_ref().map(v1::UpdatePolicy::from),
             disruption: spec.disruption.map(v1::service_spec::Disruption::from),
+            job_policy: spec.mode.is_job().then(|| (&spec.job).into()),
         }
     }
 }

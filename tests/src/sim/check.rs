@@ -251,7 +251,8 @@ impl World {
         }
         let wanted = match spec.mode {
             Mode::Replicated { replicas } => usize::try_from(replicas).unwrap_or(usize::MAX),
-            Mode::Global => self.nodes.len(),
+            // The simulated user asks for no jobs.
+            Mode::Global | Mode::Job { .. } | Mode::GlobalJob => self.nodes.len(),
         };
         (held != wanted).then(|| format!("service {} has {held} of {wanted} instances", spec.name))
     }
@@ -326,7 +327,7 @@ fn has_reason(state: &ClusterState, instance: &Instance, wish: &Wish) -> bool {
         state.instances_of(service.id).filter(|other| other.desired == Desired::Run && !other.lost).count();
     let too_many = match service.spec.mode {
         Mode::Replicated { replicas } => held > usize::try_from(replicas).unwrap_or(usize::MAX),
-        Mode::Global => false,
+        Mode::Global | Mode::Job { .. } | Mode::GlobalJob => false,
     };
     !wish.lost && (service.deleting || too_many || instance.generation != service.generation)
 }

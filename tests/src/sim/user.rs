@@ -226,7 +226,7 @@ impl World {
                     let replicas = u32::try_from(self.dice.range(0..MOST_REPLICAS + 1)).unwrap_or(1);
                     Wish::Scale { name: name.to_owned(), replicas }
                 }
-                Mode::Global => Wish::Delete { name: name.to_owned() },
+                Mode::Global | Mode::Job { .. } | Mode::GlobalJob => Wish::Delete { name: name.to_owned() },
             },
             35..60 => {
                 let mut spec = ServiceSpec::clone(&known);

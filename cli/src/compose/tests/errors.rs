@@ -67,7 +67,14 @@ const ERRORS_OF_A_SERVICE: &[(&str, &str)] = &[
         "deploy: { mode: global, replicas: 2 }",
         "4:39: services.web.deploy.replicas: a global service has one instance on every node: remove replicas",
     ),
-    ("deploy: { mode: replicated-job }", "4:21: services.web.deploy.mode: jobs are not supported yet"),
+    (
+        "deploy: { mode: global-job, replicas: 2 }",
+        "4:43: services.web.deploy.replicas: a global-job service has one instance on every node: remove replicas",
+    ),
+    (
+        "x-skein: { job: { parallelism: 2 } }",
+        "4:21: services.web.x-skein.job: belongs to deploy.mode replicated-job or global-job",
+    ),
     (
         "deploy:\n  resources:\n    limits:\n      memory: lots",
         "7:19: services.web.deploy.resources.limits.memory: \"lots\" is not a size: write for example 512M, \

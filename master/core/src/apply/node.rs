@@ -9,7 +9,6 @@ use skein_common::{
     NodeId, Revision, Violations,
     event::Severity,
     node::{Availability, Liveness, Node, NodeDescription},
-    service::Mode,
 };
 
 use super::{Answer, Step, check_etag, precondition};
@@ -149,7 +148,7 @@ fn check_idle(state: &ClusterState, node: &Node) -> Result<(), Rejection> {
     let live = state
         .instances_on(node.id)
         .filter(|instance| instance.is_live())
-        .filter(|i| !state.service(i.service).is_some_and(|s| s.spec.mode == Mode::Global))
+        .filter(|i| !state.service(i.service).is_some_and(|s| s.spec.mode.is_per_node()))
         .count();
     if live > 0 {
         return Err(precondition(format!(

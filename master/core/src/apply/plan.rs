@@ -12,11 +12,11 @@ use skein_common::{
     instance::{Desired, Instance, Observed, Phase, PortBinding, Progress, Slot},
     node::{Availability, Liveness},
     placement::DeviceShare,
-    service::{Generation, Mode},
+    service::Generation,
     {Resources, ServiceId},
 };
 
-use super::{Answer, Step, devices, rollout};
+use super::{Answer, Step, devices, job, rollout};
 use crate::{
     command::{Explanation, NewInstance, Outcome, Placement, Plan, Wish},
     state::ClusterState,
@@ -30,6 +30,8 @@ pub(super) fn apply(step: &mut Step<'_>, plan: &Plan) -> Answer {
     plan.place.iter().for_each(|placement| place(step, placement));
     plan.explain.iter().for_each(|explanation| explain(step, explanation));
     plan.finish.iter().for_each(|service| finish(step, *service));
+    plan.jobs.iter().for_each(|conclusion| job::conclude(step, conclusion));
+    plan.expire.iter().for_each(|service| job::expire(step, *service));
     plan.rollouts.iter().for_each(|conclusion| rollout::conclude(step, conclusion));
     Ok(Outcome::Done)
 }
@@ -85,7 +87,7 @@ fn create(step: &mut Step<'_>, new: &NewInstance) {
     let wanted = step.state.service(new.service).is_some_and(|service| {
         !service.deleting
             && service.generation == new.generation
-            && matches!(service.spec.mode, Mode::Global) == matches!(new.slot, Slot::Node(_))
+            && service.spec.mode.is_per_node() == matches!(new.slot, Slot::Node(_))
     });
     let others = step.state.instances_in(new.service, new.slot).filter(|instance| instance.is_live());
     let taken = others.map(|instance| instance.id).any(|live| Some(live) != new.beside);

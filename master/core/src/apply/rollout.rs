@@ -9,7 +9,7 @@ use skein_common::{
     Revision, ServiceId,
     event::Severity,
     rollout::{Rollout, RolloutControl, RolloutPhase},
-    service::{Generation, KEPT_GENERATIONS, ServiceSpec},
+    service::{Generation, JobRun, KEPT_GENERATIONS, ServiceSpec},
 };
 
 use super::{
@@ -38,11 +38,15 @@ pub(super) fn begin(
     // The way back stays open however many attempts there were.
     let stale: Vec<_> = kept.iter().copied().filter(|old| *old != from).take(excess).collect();
     kept.retain(|old| !stale.contains(old));
+    // A job has no instances to keep Ready: it just runs anew.
+    let job = spec.mode.is_job().then(|| JobRun::begin(generation, at));
+    let rollout = Rollout::begin(generation, from, is_rollback, at, step.state.revision);
     Service {
         spec,
         generation,
         kept,
-        rollout: Some(Rollout::begin(generation, from, is_rollback, at, step.state.revision)),
+        rollout: job.is_none().then_some(rollout),
+        job,
         updated_at: at,
         ..service.clone()
     }

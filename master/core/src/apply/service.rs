@@ -8,7 +8,7 @@ use std::sync::Arc;
 use skein_common::{
     Revision, ServiceId,
     event::Severity,
-    service::{Generation, Mode, Publish, ServiceSpec},
+    service::{Generation, JobRun, Mode, Publish, ServiceSpec},
 };
 
 use super::{Answer, Step, check_etag, precondition, rollout};
@@ -28,6 +28,7 @@ pub(super) fn create(step: &mut Step<'_>, id: ServiceId, spec: &Arc<ServiceSpec>
         deleting: false,
         kept: Vec::new(),
         rollout: None,
+        job: spec.mode.is_job().then(|| JobRun::begin(Generation(1), step.state.time)),
         created_at: step.state.time,
         updated_at: step.state.time,
         created_revision: step.state.revision,
@@ -71,8 +72,9 @@ pub(super) fn scale(step: &mut Step<'_>, id: ServiceId, expected: Option<Revisio
     let service = changeable(step.state, id, expected)?;
     let Some(before) = service.spec.replicas() else {
         return Err(precondition(format!(
-            "service {} is global: it runs once on every matching node and has no replicas to scale",
-            service.spec.name
+            "service {} is {}: it has no replicas to scale",
+            service.spec.name,
+            service.spec.mode.name()
         )));
     };
     let mut spec = ServiceSpec::clone(&service.spec);
@@ -141,12 +143,14 @@ fn check_same_identity(before: &ServiceSpec, after: &ServiceSpec) -> Result<(), 
             before.name, after.name
         )));
     }
-    match (before.mode, after.mode) {
-        (Mode::Replicated { .. }, Mode::Replicated { .. }) | (Mode::Global, Mode::Global) => Ok(()),
-        (Mode::Replicated { .. }, Mode::Global) | (Mode::Global, Mode::Replicated { .. }) => {
-            Err(precondition("spec.mode cannot change between replicated and global: create a new service"))
-        }
+    if std::mem::discriminant(&before.mode) == std::mem::discriminant(&after.mode) {
+        return Ok(());
     }
+    Err(precondition(format!(
+        "spec.mode cannot change from {} to {}: create a new service",
+        before.mode.name(),
+        after.mode.name()
+    )))
 }
 
 pub(super) fn check_published(
@@ -170,7 +174,9 @@ pub(super) fn check_published(
 fn wanted(spec: &ServiceSpec) -> String {
     match spec.mode {
         Mode::Replicated { replicas } => format!("{replicas} × {}", spec.container.image),
+        Mode::Job { completions, .. } => format!("{completions} runs of {}", spec.container.image),
         Mode::Global => format!("{} on every matching node", spec.container.image),
+        Mode::GlobalJob => format!("one run of {} on every matching node", spec.container.image),
     }
 }
 

@@ -17,7 +17,7 @@ use skein_common::{
 
 use super::{Planned, Scope, history};
 use crate::{
-    command::{Explanation, NewInstance, Placement, Plan, RolloutStep, Wish},
+    command::{Explanation, JobStep, NewInstance, Placement, Plan, RolloutStep, Wish},
     scheduler::{Decision, Group, Item, Placed, Scheduler},
     state::{ClusterState, Service},
 };
@@ -93,6 +93,14 @@ impl<'a> Draft<'a> {
 
     pub(super) fn conclude(&mut self, verdict: RolloutStep) {
         self.plan.rollouts.push(verdict);
+    }
+
+    pub(super) fn judge_job(&mut self, verdict: JobStep) {
+        self.plan.jobs.push(verdict);
+    }
+
+    pub(super) fn expire(&mut self, service: ServiceId) {
+        self.plan.expire.push(service);
     }
 
     pub(super) fn has_verdict(&self, service: ServiceId) -> bool {

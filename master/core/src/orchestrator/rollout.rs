@@ -16,7 +16,7 @@ use skein_common::{
     instance::{Phase, Slot},
     node::Liveness,
     rollout::RolloutPhase,
-    service::{Mode, Publish, ServiceSpec, UpdateOrder, UpdatePolicy},
+    service::{Publish, ServiceSpec, UpdateOrder, UpdatePolicy},
 };
 
 use super::{
@@ -212,7 +212,7 @@ fn judge_placed(
     match instance.node.map(|node| node.liveness) {
         Some(Liveness::Ready) => {}
         // The one instance of a node that is away; it follows when the node is back.
-        Some(Liveness::Down) | None if slots.service.spec.mode == Mode::Global => return Standing::Fine,
+        Some(Liveness::Down) | None if slots.service.spec.mode.is_per_node() => return Standing::Fine,
         // A wish to stop would not reach it.
         Some(Liveness::Unknown | Liveness::Down) | None => return Standing::Unsettled,
     }
@@ -228,7 +228,7 @@ fn judge_placed(
 /// their node's eligibility.)
 fn must_leave(draft: &Draft<'_>, slots: &Slots<'_>, instance: &Record<'_>) -> Option<String> {
     let service = slots.service;
-    if service.spec.mode == Mode::Global {
+    if service.spec.mode.is_per_node() {
         return None;
     }
     let current = instance.generation == service.generation;

@@ -79,7 +79,7 @@ impl<'a> Slots<'a> {
             .instances_of(service.id)
             .map(|instance| Record { instance, node: node(instance) })
             .collect();
-        if service.spec.mode != Mode::Global {
+        if !matches!(service.spec.mode, Mode::Global) {
             records.iter().for_each(|record| give_up_with_node(draft, record));
         }
         let mut slots: Vec<SlotRecord<'a>> = Vec::with_capacity(records.len());
@@ -134,6 +134,7 @@ impl<'a> Slots<'a> {
         match self.service.spec.mode {
             Mode::Replicated { replicas } => self.fit_count(draft, replicas),
             Mode::Global => self.fit_nodes(draft),
+            Mode::Job { .. } | Mode::GlobalJob => {}
         }
     }
 
@@ -236,7 +237,7 @@ impl<'a> Slots<'a> {
         }
     }
 
-    fn create(&mut self, draft: &mut Draft<'a>, slot: Slot, retry: Retry) {
+    pub(super) fn create(&mut self, draft: &mut Draft<'a>, slot: Slot, retry: Retry) {
         draft.create(self.service, slot, retry, None);
         match self.find(slot) {
             Some(record) => record.hold = Hold::Created,
@@ -246,7 +247,28 @@ impl<'a> Slots<'a> {
         }
     }
 
-    fn remove(&mut self, draft: &mut Draft<'a>, slot: Slot, reason: &str) {
+    /// Ends the holder, keeps its record, and leaves the slot free.
+    pub(super) fn retire(&mut self, draft: &mut Draft<'a>, slot: Slot, reason: &str) {
+        let Some(record) = self.find(slot) else { return };
+        if let Some(instance) = record.hold.instance() {
+            draft.wish(&instance, Desired::Stop, reason);
+        }
+        record.hold = Hold::Free;
+    }
+
+    pub(super) fn is_completed(&self, slot: Slot) -> bool {
+        let known = self.slots.binary_search_by_key(&slot, |record| record.slot);
+        known.is_ok_and(|position| matches!(self.slots[position].hold, Hold::Completed(_)))
+    }
+
+    /// What the instance that failed last had to say.
+    pub(super) fn last_words(&self) -> Option<String> {
+        let spoke = |record: &&Record<'a>| !record.observed.message.is_empty();
+        let last = self.records.iter().filter(spoke).max_by_key(|record| record.modified_revision);
+        last.map(|record| format!("slot {}: {}", record.slot, record.observed.message))
+    }
+
+    pub(super) fn remove(&mut self, draft: &mut Draft<'a>, slot: Slot, reason: &str) {
         let Some(record) = self.find(slot) else { return };
         for instance in record.hold.instance().into_iter().chain(record.successor.take()) {
             draft.wish(&instance, Desired::Remove, reason);
@@ -259,7 +281,7 @@ impl<'a> Slots<'a> {
         self.slots.get_mut(position)
     }
 
-    fn is_held(&self, slot: Slot) -> bool {
+    pub(super) fn is_held(&self, slot: Slot) -> bool {
         let known = self.slots.binary_search_by_key(&slot, |record| record.slot);
         self.begun.contains(&slot) || known.is_ok_and(|position| self.slots[position].hold.is_held())
     }
@@ -270,7 +292,7 @@ impl<'a> Hold<'a> {
         !matches!(self, Self::Free)
     }
 
-    fn instance(self) -> Option<Record<'a>> {
+    pub(super) fn instance(self) -> Option<Record<'a>> {
         match self {
             Self::Live(instance) | Self::Completed(instance) | Self::Failed(instance) => Some(instance),
             Self::Free | Self::Created => None,
@@ -320,8 +342,12 @@ fn holder<'a>(draft: &mut Draft<'_>, records: &[Record<'a>]) -> (Hold<'a>, Optio
 }
 
 fn is_completed(draft: &Draft<'_>, instance: &Instance) -> bool {
-    let condition = draft.state.spec_of(instance).map(|spec| spec.restart.condition);
+    let spec = draft.state.spec_of(instance);
     let (phase, exit) = (instance.observed.progress.phase, instance.observed.exit_code);
+    if spec.is_some_and(|spec| spec.mode.is_job()) {
+        return exit == Some(0) && phase == Phase::Stopped;
+    }
+    let condition = spec.map(|spec| spec.restart.condition);
     match condition {
         // It ran once, whatever came of it; a rejected one never ran.
         Some(RestartCondition::None) => phase != Phase::Rejected,
