@@ -31,7 +31,8 @@ const LATER: &str = "not supported yet";
 const LIMITS: &str = "set deploy.resources.limits instead";
 
 pub const TOP: Keys = &[
-    ("version", Ignored("ignored: every version of the format is read the same way")),
+    // Every version of the format is read the same way.
+    ("version", Read),
     ("name", Read),
     ("services", Read),
     ("volumes", Read),

@@ -14,8 +14,10 @@ pub type Networks = BTreeSet<String>;
 /// The top-level section.
 pub fn declared(field: &Field<'_>, report: &mut Report) -> Networks {
     let Some(section) = field.free_section(report) else { return Networks::new() };
-    for (_, field) in section.all() {
+    if section.all().any(|(name, _)| name != "default") {
         report.warn(field.at, &field.path, FLAT);
+    }
+    for (_, field) in section.all() {
         let Some(network) = field.section(keys::NETWORK, report) else { continue };
         if let Some(driver) = network.get("driver")
             && let Some(text) = driver.text(report)

@@ -200,8 +200,7 @@ fn a_full_file() {
     assert_eq!((every.spec.name.as_str(), every.spec.mode), ("shop_every", Mode::Global));
     assert_eq!(
         lines(&stack.warnings),
-        "compose.yaml:2:1: warning: version: ignored: every version of the format is read the same way\n\
-         compose.yaml:13:15: warning: services.web.env_file: web.env: the quotes around B are part of its value"
+        "compose.yaml:13:15: warning: services.web.env_file: web.env: the quotes around B are part of its value"
     );
 }
 

@@ -237,7 +237,6 @@ fn warnings_are_given_once_with_all_lines() {
         findings(text),
         "4:5: warning: services.a.devices: ignored, as docker stack deploy does (also lines 8, 11)\n\
          5:5: warning: services.a.build: ignored: images are built beforehand, as for docker stack deploy\n\
-         15:3: warning: networks.default: ignored: all services share one flat network\n\
-         16:3: warning: networks.back: ignored: all services share one flat network"
+         14:1: warning: networks: ignored: all services share one flat network"
     );
 }
