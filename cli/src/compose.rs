@@ -163,6 +163,7 @@ fn read_into(
         .filter(|(key, _)| !key.starts_with("x-"))
         .filter_map(|(key, field)| service::read(key, &field, &around, report))
         .collect();
+    order::check(&services, report);
     Some((name, order::sort(services, report)))
 }
 

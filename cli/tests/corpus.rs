@@ -182,6 +182,7 @@ fn the_examples_are_right() {
         &["shop/compose.yaml", "shop/production.yaml"],
         &["rollout.yaml"],
         &["placement.yaml"],
+        &["job.yaml"],
     ] {
         let source = |name: &&str| Source {
             name: (*name).to_owned(),

@@ -104,7 +104,7 @@ pub async fn deploy(
     progress::wait(app, goals, &options.wait).await
 }
 
-/// Waits for those that must be healthy first; detached, only the order is kept.
+/// Waits for those that must be healthy or done first; detached, only the order is kept.
 async fn wait_for_dependencies(
     app: &App,
     stack: &Stack,
@@ -113,7 +113,7 @@ async fn wait_for_dependencies(
     wait: &WaitArgs,
 ) -> Result<(), Failure> {
     let is_waited_for = |key: &str| {
-        service.depends_on.iter().any(|known| known.service == key && known.condition == Condition::Healthy)
+        service.depends_on.iter().any(|known| known.service == key && known.condition != Condition::Started)
     };
     let needed: Vec<Goal> = stack
         .services

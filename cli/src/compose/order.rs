@@ -21,13 +21,14 @@ pub enum Condition {
     Started,
     /// All its instances are Ready.
     Healthy,
+    /// The job has ended well.
+    Completed,
 }
 
-const COMPLETED: &str = "service_completed_successfully";
-const CONDITIONS: [(&str, Option<Condition>); 3] = [
-    ("service_started", Some(Condition::Started)),
-    ("service_healthy", Some(Condition::Healthy)),
-    (COMPLETED, None),
+const CONDITIONS: [(&str, Condition); 3] = [
+    ("service_started", Condition::Started),
+    ("service_healthy", Condition::Healthy),
+    ("service_completed_successfully", Condition::Completed),
 ];
 
 /// `[db, cache]`, or a map from names to conditions.
@@ -51,17 +52,7 @@ pub fn read(field: &Field<'_>, services: &BTreeSet<String>, report: &mut Report)
         }
         let condition = match part.get("condition") {
             None => Some(Condition::Started),
-            Some(field) => match field.choice(&CONDITIONS, report) {
-                Some(None) => {
-                    field.warn(
-                        report,
-                        format!("{COMPLETED} counts as service_started: there are no jobs yet"),
-                    );
-                    Some(Condition::Started)
-                }
-                Some(known) => known,
-                None => None,
-            },
+            Some(field) => field.choice(&CONDITIONS, report),
         };
         if is_known(&field, name, services, report)
             && let Some(condition) = condition
@@ -80,6 +71,26 @@ fn is_known(field: &Field<'_>, name: &str, services: &BTreeSet<String>, report: 
     let hint = near.map(|near| format!("; did you mean {near}?")).unwrap_or_default();
     field.error(report, format!("there is no service {name} in the files{hint}"));
     false
+}
+
+/// Only a job ends.
+pub fn check(services: &[StackService], report: &mut Report) {
+    let jobs: BTreeMap<&str, bool> =
+        services.iter().map(|service| (service.key.as_str(), service.spec.mode.is_job())).collect();
+    for service in services {
+        for dependency in &service.depends_on {
+            let is_job = jobs.get(dependency.service.as_str()).copied().unwrap_or(false);
+            let Some(origin) = service.origins.find("depends_on") else { continue };
+            if dependency.condition == Condition::Completed && !is_job {
+                let name = &dependency.service;
+                report.error(
+                    origin.at,
+                    &origin.path,
+                    format!("{name} never completes: it is no job, set its deploy.mode to replicated-job"),
+                );
+            }
+        }
+    }
 }
 
 /// Every service behind those that it depends on.

@@ -168,6 +168,11 @@ const ERRORS_OF_A_SERVICE: &[(&str, &str)] = &[
         "4:37: services.web.depends_on.web.condition: \"healthy\" is not one of service_started, service_healthy, \
              service_completed_successfully",
     ),
+    (
+        "depends_on: { web: { condition: service_completed_successfully } }",
+        "4:17: services.web.depends_on: web never completes: it is no job, set its deploy.mode to replicated-job\n4:17: \
+             services.web.depends_on: web -> web: each would wait for the other",
+    ),
 ];
 
 /// Each error of a file, with its place.

@@ -197,6 +197,9 @@ fn services_come_behind_what_they_depend_on() {
     assert_eq!(names, ["other", "db", "api", "web"]);
     let of_web = stack.services[3].depends_on.clone();
     assert_eq!(of_web, [Dependency { service: "api".to_owned(), condition: Condition::Healthy }]);
+    let job = "services:\n  web: { image: x, depends_on: { job: { condition: service_completed_successfully } } }\n  job: { \
+               image: x, deploy: { mode: replicated-job } }\n";
+    assert_eq!(findings(job), "");
     let circle = "services:\n  a: { image: x, depends_on: [b] }\n  b: { image: x, depends_on: [c] }\n  c: { image: x, \
                   depends_on: [b] }\n";
     assert_eq!(findings(circle), "3:30: services.b.depends_on: b -> c -> b: each would wait for the other");
