@@ -127,7 +127,8 @@ fn files_are_of_a_readable_length() {
 #[test]
 fn the_cores_depend_on_nothing_that_acts() {
     for (manifest, allowed) in [
-        ("common/Cargo.toml", &["serde", "thiserror"][..]),
+        // A matcher of patterns is a function of its arguments.
+        ("common/Cargo.toml", &["regex-lite", "serde", "thiserror"][..]),
         ("master/core/Cargo.toml", &["skein-common", "serde", "imbl", "thiserror"]),
         ("agent/core/Cargo.toml", &["skein-common", "serde", "imbl", "thiserror"]),
     ] {

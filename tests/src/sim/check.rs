@@ -68,7 +68,7 @@ impl World {
         for (name, spec) in self.user.expected.iter().filter(|(name, _)| !self.user.doubts(name)) {
             match known(name) {
                 None => return Some(format!("service {name} was acknowledged and is gone")),
-                Some(service) if service.spec != *spec => {
+                Some(service) if service.spec != *spec && !went_back(state, service, spec) => {
                     return Some(format!("service {name} differs from what was acknowledged"));
                 }
                 Some(_) => {}
@@ -144,6 +144,8 @@ impl World {
             |id: InstanceId| self.nodes.iter().any(|node| node.engine.running().any(|c| c.instance == id));
         let other = state
             .instances_in(starting.service, starting.slot)
+            // One of the two was started beside the other: that is what start-first means.
+            .filter(|other| starting.beside != Some(other.id) && other.beside != Some(*instance))
             .find(|other| other.id != *instance && !other.lost && !starting.lost && runs(other.id));
         if let Some(other) = other {
             let text = format!(
@@ -245,7 +247,7 @@ impl World {
                     instance.explanation
                 ));
             }
-            if instance.generation != service.generation && !crowded {
+            if !state.is_current(instance) && !crowded {
                 return Some(format!("{} runs an old generation", state.instance_name(instance)));
             }
         }
@@ -254,6 +256,11 @@ impl World {
             // The simulated user asks for no jobs.
             Mode::Global | Mode::Job { .. } | Mode::GlobalJob => self.nodes.len(),
         };
+        // A successor that finds no room waits beside its predecessor.
+        let beside = state.instances_of(service.id).filter(|i| {
+            i.is_live() && i.beside.is_some_and(|b| state.instance(b).is_some_and(|b| b.is_live()))
+        });
+        let held = if crowded { held - beside.count() } else { held };
         (held != wanted).then(|| format!("service {} has {held} of {wanted} instances", spec.name))
     }
 
@@ -303,6 +310,14 @@ fn is_completed(instance: &Instance, spec: &ServiceSpec) -> bool {
     }
 }
 
+/// The acknowledged spec failed and is kept; how many there are is not part of going back.
+fn went_back(state: &ClusterState, service: &Service, acknowledged: &ServiceSpec) -> bool {
+    let is_rollback = service.rollout.as_ref().is_some_and(|rollout| rollout.is_rollback);
+    let kept = service.kept.iter().filter_map(|generation| state.spec(service.id, *generation));
+    let mut same = kept.map(|kept| ServiceSpec { mode: acknowledged.mode, ..ServiceSpec::clone(kept) });
+    is_rollback && service.spec.mode == acknowledged.mode && same.any(|kept| kept == *acknowledged)
+}
+
 /// A live, placed instance is ended only for a reason that the planner's state shows.
 #[must_use]
 pub fn baseless_ends(before: &ClusterState, plan: &Plan) -> Option<String> {
@@ -329,7 +344,12 @@ fn has_reason(state: &ClusterState, instance: &Instance, wish: &Wish) -> bool {
         Mode::Replicated { replicas } => held > usize::try_from(replicas).unwrap_or(usize::MAX),
         Mode::Global | Mode::Job { .. } | Mode::GlobalJob => false,
     };
-    !wish.lost && (service.deleting || too_many || instance.generation != service.generation)
+    // It was started beside another one, or another one beside it is Ready.
+    let pair = state.instances_in(instance.service, instance.slot).any(|other| {
+        let successor = other.beside == Some(instance.id) && other.observed.progress.phase == Phase::Ready;
+        other.is_live() && (successor || instance.beside == Some(other.id))
+    });
+    !wish.lost && (service.deleting || too_many || pair || !state.is_current(instance))
 }
 
 #[must_use]

@@ -11,7 +11,8 @@ use skein_common::{
     node::Availability,
     rollout::RolloutControl,
     service::{
-        ContainerSpec, Mode, PortSpec, Protocol, Publish, RestartCondition, RestartPolicy, ServiceSpec,
+        ContainerSpec, FailureAction, Mode, PortSpec, Protocol, Publish, RestartCondition, RestartPolicy,
+        ServiceSpec, UpdateOrder, UpdatePolicy,
     },
 };
 use skein_master_core::{
@@ -284,6 +285,7 @@ impl World {
                 max_attempts: self.dice.percent(25).then_some(2),
                 window: Duration::ZERO,
             },
+            update: update_policy(name),
             ..ServiceSpec::new(name, container(&self.image()))
         };
         spec.resources.reservation =
@@ -301,6 +303,20 @@ impl World {
             publish,
         }));
         Arc::new(spec)
+    }
+}
+
+/// By name, so that each way of rolling out meets every fault and no die is thrown for it.
+fn update_policy(name: &str) -> UpdatePolicy {
+    let usual = UpdatePolicy::default();
+    match name {
+        "api" => UpdatePolicy { parallelism: 2, order: UpdateOrder::StartFirst, ..usual },
+        "db" => UpdatePolicy { failure_action: FailureAction::Rollback, ..usual },
+        "log" => {
+            UpdatePolicy { order: UpdateOrder::StartFirst, failure_action: FailureAction::Continue, ..usual }
+        }
+        "web" => UpdatePolicy { canary: 1, auto_promote: true, delay: Duration::from_secs(2), ..usual },
+        _ => usual,
     }
 }
 
