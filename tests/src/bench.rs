@@ -79,11 +79,11 @@ impl Bench {
     /// When what is to be measured does not work.
     pub async fn measure(self, plan: &Plan) -> Result<Table> {
         match self {
-            Self::Writes => writes::measure(plan).await,
-            Self::Instances => instances::measure(plan).await,
-            Self::Failover => failover::measure(plan).await,
-            Self::Hollow => hollow_scale::measure(plan).await,
-            Self::Memory => footprint::measure(plan).await,
+            Self::Writes => Box::pin(writes::measure(plan)).await,
+            Self::Instances => Box::pin(instances::measure(plan)).await,
+            Self::Failover => Box::pin(failover::measure(plan)).await,
+            Self::Hollow => Box::pin(hollow_scale::measure(plan)).await,
+            Self::Memory => Box::pin(footprint::measure(plan)).await,
         }
     }
 }
