@@ -183,6 +183,13 @@ impl Api {
             .ok_or_else(|| missing("instance"))
     }
 
+    /// By id or name; with at most so many of the best nodes.
+    pub async fn explain(&self, instance: &str, nodes: u32) -> Result<v1::ExplainResponse, Failure> {
+        let request =
+            v1::ExplainRequest { instance: instance.to_owned(), nodes, consistency: self.consistency };
+        Ok(call!(self, Repeat::Read, instances.explain(request))?)
+    }
+
     /// Of a service and on a node, each by id or name; empty = all.
     pub async fn instances(&self, service: &str, node: &str) -> Result<Vec<Instance>, Failure> {
         let request = v1::ListInstancesRequest {

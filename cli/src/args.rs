@@ -9,8 +9,8 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::{
     command::{
-        apply, cluster, completions, context, events, logs, node, plan, service, simulate, stack, top,
-        version,
+        apply, cluster, completions, context, events, explain, logs, node, plan, service, simulate, stack,
+        top, version,
     },
     output::Format,
 };
@@ -115,6 +115,8 @@ pub enum Command {
     Node(node::Command),
     Logs(logs::Args),
     Events(events::Args),
+    #[command(subcommand)]
+    Explain(explain::Command),
     #[command(subcommand)]
     Cluster(cluster::Command),
     Top(top::Args),

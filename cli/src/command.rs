@@ -5,6 +5,7 @@ pub mod cluster;
 pub mod completions;
 pub mod context;
 pub mod events;
+pub mod explain;
 pub mod logs;
 pub mod node;
 pub mod plan;
@@ -29,6 +30,7 @@ pub async fn run(app: &App, command: Command) -> Result<(), Failure> {
         Command::Node(command) => node::run(app, command).await,
         Command::Logs(args) => logs::run(app, args).await,
         Command::Events(args) => events::run(app, args).await,
+        Command::Explain(command) => explain::run(app, command).await,
         Command::Cluster(command) => cluster::run(app, command).await,
         Command::Top(args) => top::run(app, args).await,
         Command::Version(args) => version::run(app, &args).await,

@@ -8,6 +8,7 @@ pub mod agent;
 pub mod cluster;
 pub mod decode;
 pub mod event;
+mod explain;
 pub mod instance;
 pub mod node;
 pub mod page;

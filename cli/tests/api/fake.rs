@@ -299,6 +299,24 @@ impl InstanceService for Fake {
         Ok(Response::new(v1::GetInstanceResponse { instance: Some(instance) }))
     }
 
+    async fn explain(&self, request: Request<v1::ExplainRequest>) -> Answer<v1::ExplainResponse> {
+        let name = request.into_inner().instance;
+        drop(self.call("explain", &name)?);
+        let filter =
+            v1::FilterExplanation { reason: "drained".to_owned(), nodes: 1, examples: vec!["n2".to_owned()] };
+        let best = v1::NodeScore { node_name: "n1".to_owned(), resources: -1.25, ..Default::default() };
+        Ok(Response::new(v1::ExplainResponse {
+            instance_name: name,
+            node_name: "n1".to_owned(),
+            strategy: v1::Strategy::Spread.into(),
+            priority: 50,
+            nodes: 2,
+            filters: vec![filter],
+            best: vec![best],
+            ..Default::default()
+        }))
+    }
+
     async fn list_instances(
         &self,
         request: Request<v1::ListInstancesRequest>,

@@ -263,3 +263,18 @@ async fn events_are_followed_without_a_gap() {
          info      InstanceRestarted  instance/web.1  second\n"
     );
 }
+
+#[tokio::test]
+async fn an_explanation_shows_filters_and_scores() {
+    let a = serve("a", &world()).await;
+    let table = skein(&[&a], "explain instance web.3").await.out;
+    assert_eq!(
+        table,
+        "web.3 is on n1\nstrategy spread, priority 50, 2 nodes\n\nREMOVED  REASON\n1        drained (n2)\n\n\
+         BEST NODE                  RESOURCES   CONSTRAINTS  FAILURES\n\
+         n1                           -1.2500           0.0         0\n"
+    );
+    let json: Value =
+        serde_json::from_str(&skein(&[&a], "explain instance web.3 -o json").await.out).unwrap();
+    assert_eq!(json["filters"][0]["reason"], "drained");
+}

@@ -13,13 +13,14 @@ use std::{
 
 use skein_common::{
     InstanceId, NodeId, Resources, Revision, ServiceId, Timestamp,
+    instance::{News, Observed, Phase, Progress, Slot},
     node::{NodeDescription, Platform},
     placement::{Affinity, Direction, Strategy, TopologyKey, TopologySpread},
-    service::{ContainerSpec, Mode, ServiceSpec},
+    service::{ContainerSpec, Disruption, Generation, Mode, ServiceSpec},
 };
 use skein_master_core::{
     ClusterState, Command, CommandKind,
-    command::Actor,
+    command::{Actor, NewInstance, Plan, Report},
     scheduler::{Decision, Group, Item, Scheduler},
 };
 
@@ -113,6 +114,63 @@ fn many(count: u32, make: impl Fn(u32) -> ServiceSpec) -> Vec<ServiceSpec> {
     (0..count).map(make).collect()
 }
 
+/// Every node full of what is less important; each instance has to make somebody give way.
+fn preemption() {
+    let mut state = nodes(5_000);
+    let mut low = spec("low", 5_000, 40_000);
+    low.placement.priority = 10;
+    low.disruption = Some(Disruption::MaxUnavailable(5_000));
+    let service = ServiceId::from_random(1);
+    apply(&mut state, CommandKind::CreateService { id: service, spec: Arc::new(low) });
+    let create = (1u32..=5_000).map(|number| NewInstance {
+        id: InstanceId::from_random(number.into()),
+        service,
+        slot: Slot::Number(number),
+        generation: Generation(1),
+        placed: Some((NodeId::from_random(number.into()), Vec::new())),
+        devices: Vec::new(),
+        not_before: Timestamp::default(),
+        failures: 0,
+        explanation: String::new(),
+        beside: None,
+    });
+    let create: Vec<_> = create.collect();
+    for part in create.chunks(1_000) {
+        apply(&mut state, CommandKind::Plan(Plan { create: part.to_vec(), ..Plan::default() }));
+    }
+    let reports = (1u64..=5_000).map(|number| {
+        let progress = Progress { attempt: 1, phase: Phase::Ready };
+        let news = News::Observed(Observed {
+            progress,
+            at: Timestamp::default(),
+            container_id: String::new(),
+            exit_code: None,
+            message: String::new(),
+        });
+        Report { node: NodeId::from_random(number), instance: InstanceId::from_random(number), news }
+    });
+    apply(&mut state, CommandKind::Observe { reports: reports.collect() });
+    let groups = many(20, |n| {
+        let mut spec = spec(&format!("high{n}"), 200, 30_000);
+        spec.placement.priority = 90;
+        spec
+    });
+    let mut scheduler = Scheduler::new(&state);
+    let mut outcome = Outcome { placed: Vec::new(), total: Duration::ZERO, each: Vec::new() };
+    for (number, spec) in (100u64..).zip(&groups) {
+        let group = Group { service: ServiceId::from_random(number), items: Vec::new(), spec };
+        let begun = Instant::now();
+        let found = scheduler.preempt(&group, 200);
+        let elapsed = begun.elapsed();
+        outcome.total += elapsed;
+        outcome.each.push(elapsed / 200);
+        assert!(found.iter().all(|preemption| preemption.victims.len() == 1));
+        outcome.placed.extend(found.iter().map(|preemption| preemption.node));
+    }
+    assert_eq!(outcome.placed.len(), 4_000);
+    tell("5,000 nodes, preemption, groups of 200", outcome);
+}
+
 fn main() {
     println!("{:<52}{:>8}{:>12}{:>10}{:>10}", "scenario", "placed", "per second", "total ms", "p99 µs");
     let state = nodes(5_000);
@@ -139,6 +197,7 @@ fn main() {
         spec
     });
     tell("5,000 nodes, required anti-affinity, groups of 200", place(&state, &apart));
+    preemption();
     let state = nodes(10_000);
     tell("10,000 nodes, all different, spread", place(&state, &different));
     let mut soft = spec("soft", 1_200, 100);

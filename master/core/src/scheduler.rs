@@ -18,6 +18,7 @@ mod need;
 mod ports;
 mod preempt;
 mod rank;
+mod rate;
 mod score;
 mod topology;
 mod usage;
@@ -43,6 +44,7 @@ use self::{
 pub use self::{
     ports::DYNAMIC_PORTS,
     preempt::{PREEMPTION_GAP, Preemption},
+    rate::{Explained, Rated, Removed},
     score::Weights,
     usage::{Amount, Usage},
 };

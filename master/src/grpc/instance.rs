@@ -8,7 +8,7 @@ use skein_proto::v1::{self, instance_service_server::InstanceService, watch_inst
 use tonic::{Request, Response};
 
 use super::{
-    Answer, Api,
+    Answer, Api, explain,
     page::PageRequest,
     read, view,
     watch::{Snapshot, Topic, change_type},
@@ -56,6 +56,12 @@ impl InstanceService for Api {
             read::find(&self.store, |state| InstanceTopic::look(state, &request.service, &request.node))
                 .await?;
         Ok(Response::new(self.watches.start(request.after_revision, topic).await?))
+    }
+
+    async fn explain(&self, request: Request<v1::ExplainRequest>) -> Answer<v1::ExplainResponse> {
+        let request = request.into_inner();
+        let state = read::state(&self.store, request.consistency).await?;
+        Ok(Response::new(explain::explain(&state, &request).map_err(CallError::from)?))
     }
 
     type StreamLogsStream = LogStream;

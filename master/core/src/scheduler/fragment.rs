@@ -19,12 +19,12 @@ use super::{
 };
 
 /// Rarer ones hardly change the expectation.
-const MOST_CLASSES: usize = 40;
+const MOST_CLASSES: usize = 150;
 /// Classes that need many devices count a little more than their number: they are the first that
 /// find no node.
-const SIZE_EXPONENT: f64 = 0.3;
+const SIZE_EXPONENT: f64 = 0.25;
 /// Ties go to the emptier node, so that equal needs do not pile up where they cannot grow.
-const TIE: f64 = 1e-3;
+const TIE: f64 = 5e-3;
 
 #[derive(Default)]
 pub(super) struct Mix {

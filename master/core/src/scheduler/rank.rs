@@ -79,7 +79,7 @@ impl Scheduler<'_> {
                 || filter::has_room(&self.fleet.rooms[position], need, &self.ports))
     }
 
-    fn price(&self, work: &Work<'_>) -> Price<'_> {
+    pub(super) fn price(&self, work: &Work<'_>) -> Price<'_> {
         let balanced = self.costs.get(&work.class).map_or(&[][..], |costs| costs.values());
         Price::of(work.need.strategy, &self.fleet, balanced)
     }

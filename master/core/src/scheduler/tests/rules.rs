@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use skein_common::{
     Resources,
+    node::Availability,
     placement::{
         Affinity, DeviceShare, Direction, EXCLUSIVE_LABEL, GenericRequest, GenericResource, Strategy,
         TopologyKey, TopologySpread,
@@ -253,6 +254,32 @@ fn a_disruption_limit_protects_and_room_in_the_making_is_waited_for() {
     cluster.accept(crate::CommandKind::Plan(plan));
     let group = Group { service: ServiceId::from_random(1), items: items(1), spec: &asked };
     assert_eq!(Scheduler::new(&cluster.state).preempt(&group, 1), [], "it is stopping already");
+}
+
+#[test]
+fn an_explanation_tells_filters_and_terms() {
+    let mut cluster = zoned(&["a", "a", "b", "b", "b"]);
+    let web = cluster.create(reserving(spec("web"), 1_000, 0));
+    cluster.settle();
+    let taken = cluster.live(web)[0].node.unwrap();
+    cluster.set_availability(cluster.node("n5"), Availability::Drained);
+    let mut asked = reserving(spec("web"), 1_000, 0);
+    asked.placement.preferences = vec![zone()];
+    let failed_on = vec![cluster.node("n1")];
+    let item = Item { instance: InstanceId::from_random(1), pinned: None, failed_on };
+    let group = Group { service: web, items: vec![item], spec: &asked };
+    let explained = Scheduler::new(&cluster.state).explain(&group, 9);
+    assert_eq!((explained.nodes, explained.priority, explained.strategy), (5, 50, Strategy::Spread));
+    let removed = Removed { reason: "drained".to_owned(), nodes: 1, examples: vec!["n5".to_owned()] };
+    assert_eq!(explained.removed, [removed]);
+    let last = explained.best.last().unwrap();
+    assert_eq!((cluster.state.node_name(last.node).as_str(), last.failures), ("n1", 1));
+    let of_taken = explained.best.iter().find(|rated| rated.node == taken).unwrap();
+    assert!(of_taken.constraints <= 0.0 && of_taken.resources <= -1.0, "{of_taken:?}");
+    // The best node told is the one that is taken.
+    let decisions = Scheduler::new(&cluster.state).place(&group);
+    let Decision::Placed(placed) = &decisions[0] else { panic!("{decisions:?}") };
+    assert_eq!(placed.node, explained.best[0].node);
 }
 
 fn policies() -> impl Strategy2<Value = (ServiceSpec, u64)> {
