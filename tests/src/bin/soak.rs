@@ -32,7 +32,7 @@ async fn main() -> ExitCode {
         return ExitCode::from(64);
     };
     let plan = Plan { time, seed: arguments.seed, masters: arguments.masters, agents: arguments.agents };
-    match soak::run(&plan).await {
+    match Box::pin(soak::run(&plan)).await {
         Ok(report) => {
             println!("{report}");
             if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
