@@ -57,7 +57,7 @@ fn web(image: &str, update: UpdatePolicy) -> Spec {
 async fn start_first_loses_nobody_although_the_leader_dies() -> Result<()> {
     let mut cluster = Cluster::start(3, 3).await?;
     let update = UpdatePolicy { order: UpdateOrder::StartFirst.into(), parallelism: Some(2), ..policy() };
-    cluster.client.apply(web(SAMPLE_IMAGE, update.clone())).await?;
+    cluster.client.apply(web(SAMPLE_IMAGE, update)).await?;
     cluster.ready("web", 6).await?;
     let watcher = cluster.watch("web");
     seen(&watcher, 6).await?;
@@ -80,7 +80,7 @@ async fn start_first_loses_nobody_although_the_leader_dies() -> Result<()> {
 async fn a_bad_spec_goes_back_by_itself() -> Result<()> {
     let cluster = Cluster::start(3, 3).await?;
     let update = UpdatePolicy { failure_action: FailureAction::Rollback.into(), ..policy() };
-    cluster.client.apply(web(SAMPLE_IMAGE, update.clone())).await?;
+    cluster.client.apply(web(SAMPLE_IMAGE, update)).await?;
     let before = cluster.ready("web", 6).await?;
     // Each new instance waits before the next, so there is time for the first one to die.
     let slow = UpdatePolicy { delay: Some(duration_to_wire(Duration::from_secs(3600))), ..update };
@@ -111,7 +111,7 @@ async fn a_bad_spec_goes_back_by_itself() -> Result<()> {
 async fn users_hold_promote_and_undo() -> Result<()> {
     let cluster = Cluster::start(3, 3).await?;
     let update = UpdatePolicy { canary: 1, ..policy() };
-    cluster.client.apply(web(SAMPLE_IMAGE, update.clone())).await?;
+    cluster.client.apply(web(SAMPLE_IMAGE, update)).await?;
     cluster.ready("web", 6).await?;
     let refused = cluster.client.control("web", RolloutControl::Pause).await.expect_err("nothing rolls");
     ensure!(refused.code() == tonic::Code::FailedPrecondition, "{refused}");
