@@ -96,14 +96,14 @@ fn entries() -> Vec<Entry> {
 enum Meaning {
     Blank,
     Membership(Membership),
-    Command(Command),
+    Command(Box<Command>),
 }
 
 fn meanings(entries: &[Entry]) -> Vec<(LogId, Meaning)> {
     let meaning = |entry: &Entry| match &entry.payload {
         EntryPayload::Blank => Meaning::Blank,
         EntryPayload::Membership(membership) => Meaning::Membership(membership.clone()),
-        EntryPayload::Normal(proposal) => Meaning::Command(proposal.decode().unwrap()),
+        EntryPayload::Normal(proposal) => Meaning::Command(Box::new(proposal.decode().unwrap())),
     };
     entries.iter().map(|entry| (entry.log_id(), meaning(entry))).collect()
 }
