@@ -44,7 +44,7 @@ struct Candidate<'a> {
 pub(super) struct Preemptions<'a> {
     /// By position, least important and youngest first; made when the first group needs it.
     candidates: Vec<Vec<Candidate<'a>>>,
-    /// How many more of each service may be missing.
+    /// How many more of each service may be missing; made with the candidates.
     budget: BTreeMap<ServiceId, u32>,
     /// Victims of this pass.
     gone: BTreeSet<InstanceId>,
@@ -70,6 +70,10 @@ impl<'a> Scheduler<'a> {
         let work = self.work(group);
         if self.preemptions.candidates.is_empty() {
             self.preemptions.candidates = candidates(self.state, &self.fleet);
+            let services = self.preemptions.candidates.iter().flatten().map(|c| c.instance.service);
+            let services: BTreeSet<_> = services.collect();
+            let budgets = services.into_iter().map(|service| (service, budget(self.state, service)));
+            self.preemptions.budget = budgets.collect();
         }
         let making = self.making_room(&work, wanted);
         making.iter().for_each(|position| self.promise(*position, priority));
@@ -211,7 +215,7 @@ impl<'a> Scheduler<'a> {
     }
 
     fn budget(&self, service: ServiceId) -> u32 {
-        self.preemptions.budget.get(&service).copied().unwrap_or_else(|| budget(self.state, service))
+        self.preemptions.budget.get(&service).copied().unwrap_or(0)
     }
 
     fn evict(&mut self, position: u32, victims: &[Candidate<'a>]) -> Preemption {
