@@ -1,6 +1,6 @@
 //! One group being placed: its need, the nodes that pass what does not change, its rules.
 
-use std::rc::Rc;
+use std::{collections::BTreeMap, rc::Rc};
 
 use skein_common::{Resources, ServiceId, placement::Strategy};
 
@@ -113,9 +113,14 @@ impl<'a> Scheduler<'a> {
         let costs = self.costs.entry(work.class.clone()).or_default();
         let changed = self.fleet.changed.len();
         if costs.values.is_empty() || changed - costs.seen > costs.values.len() {
+            // Nodes that have the same left cost the same.
+            let mut known = BTreeMap::new();
             costs.values.clear();
-            let all = 0..self.fleet.rooms.len();
-            costs.values.extend(all.map(|position| mix.cost(&self.fleet, &work.need, position)));
+            costs.values.extend(self.fleet.rooms.iter().enumerate().map(|(position, room)| {
+                let free = room.free();
+                let state = (free.cpu_millis, free.memory_bytes, room.banks.as_slice());
+                *known.entry(state).or_insert_with(|| mix.cost(&self.fleet, &work.need, position))
+            }));
         } else {
             for position in &self.fleet.changed[costs.seen..] {
                 let position = *position as usize;
