@@ -8,7 +8,10 @@
 use std::sync::Arc;
 
 use futures_util::StreamExt;
-use skein_common::{InstanceId, instance::News};
+use skein_common::{
+    InstanceId,
+    instance::{News, Phase},
+};
 use skein_proto::{
     convert::{timestamp_from_wire, timestamp_to_wire},
     v1::{self, agent_service_client::AgentServiceClient},
@@ -93,7 +96,11 @@ impl<R: ContainerRuntime> Push<R> {
 
     /// Drops the sender at its end, which ends the call.
     async fn run(self, start: v1::StartLogs) {
-        let (stream_id, follow) = (start.stream_id.clone(), start.follow);
+        let (stream_id, follow) = (start.stream_id.clone(), start.follow && !start.previous);
+        let (age, missing) = match start.previous {
+            false => (0, "the instance has no container on this node"),
+            true => (1, "there is no earlier container of it on this node"),
+        };
         let (instance, mut query) = match read(start) {
             Ok(read) => read,
             Err(reason) => return self.refuse(stream_id, &reason).await,
@@ -103,8 +110,8 @@ impl<R: ContainerRuntime> Push<R> {
         if self.messages.send(opening).await.is_err() {
             return;
         }
-        let Some(mut container) = self.worker.containers(instance).await.into_iter().next() else {
-            return self.refuse(stream_id, "the instance has no container on this node").await;
+        let Some(mut container) = self.worker.containers(instance).await.into_iter().nth(age) else {
+            return self.refuse(stream_id, missing).await;
         };
         loop {
             match self.push(&container, query).await {
@@ -151,8 +158,9 @@ impl<R: ContainerRuntime> Push<R> {
         let mut holdings = self.worker.holdings();
         let held = holdings.wait_for(|held| match held.news.get(&instance) {
             Some(News::Observed(observed)) => {
+                // Only one that has started: an engine may end the log of one that has not.
                 let is_other = !observed.container_id.is_empty() && observed.container_id != before;
-                is_other || observed.progress.phase.is_terminal()
+                is_other && observed.progress.phase >= Phase::Running || observed.progress.phase.is_terminal()
             }
             Some(News::Gone) | None => true,
         });

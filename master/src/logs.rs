@@ -172,6 +172,11 @@ impl LogCalls {
 
 /// Asks all sessions concerned and answers with what they will push.
 fn start(leading: &Arc<Leading>, request: v1::StreamLogsRequest) -> Result<ReceiverStream<Line>, CallError> {
+    if request.previous && request.follow {
+        let mut found = Violations::default();
+        found.add("previous", "what has ended cannot be followed");
+        return Err(found.into());
+    }
     let state = leading.store.snapshot();
     let instances = sources(&state, request.source.as_ref())?;
     if instances.len() > MAX_SOURCES {
@@ -241,6 +246,7 @@ fn ask(
         follow: request.follow,
         tail: request.tail,
         since: request.since,
+        previous: request.previous,
     };
     leading.logs.lock().insert(stream_id.clone(), sink);
     if session.ask_logs(start) {

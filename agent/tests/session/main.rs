@@ -199,6 +199,7 @@ async fn logs_are_pushed_and_followed_through_a_restart() {
         follow: true,
         tail: None,
         since: None,
+        previous: false,
     };
     session.send(session_response::Message::StartLogs(start.clone())).await;
     let mut pushed = master.pushed().await;
@@ -214,6 +215,17 @@ async fn logs_are_pushed_and_followed_through_a_restart() {
     session.wait_told(id(1), 2, Phase::Ready).await;
     assert!(engine.say(id(1), "second"));
     assert_eq!(next_line().await, "second");
+
+    let previous = v1::StartLogs { previous: true, ..start.clone() };
+    session.send(session_response::Message::StartLogs(previous)).await;
+    let mut earlier = master.pushed().await;
+    let line = loop {
+        let push = within("a line of the attempt before", earlier.message()).await.unwrap().expect("open");
+        if let Some(line) = push.lines.into_iter().next() {
+            break line.line;
+        }
+    };
+    assert_eq!(line, "first".as_bytes());
 
     let unknown = v1::StartLogs { instance_id: id(8).to_string(), ..start };
     session.send(session_response::Message::StartLogs(unknown)).await;

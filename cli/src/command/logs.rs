@@ -21,7 +21,8 @@ Examples:
   skein logs shop_web                    everything that is kept
   skein logs -f shop_web                 and go on with what is written from now on
   skein logs shop_web.3 --tail 20        one instance, the last 20 lines
-  skein logs shop_web --since 10m")]
+  skein logs shop_web --since 10m
+  skein logs -p shop_web.3               what it wrote before its last restart")]
 pub struct Args {
     /// Name or id of a service, or of one instance (shop_web.3)
     #[arg(value_name = "SERVICE|INSTANCE")]
@@ -29,6 +30,9 @@ pub struct Args {
     /// Go on with what is written from now on
     #[arg(long, short)]
     pub follow: bool,
+    /// What the attempt before the present one wrote
+    #[arg(long, short, conflicts_with = "follow")]
+    pub previous: bool,
     /// Only the last lines of each instance
     #[arg(long, short = 'n', value_name = "LINES")]
     pub tail: Option<u32>,

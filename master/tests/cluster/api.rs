@@ -54,6 +54,15 @@ async fn every_bad_request_gets_its_code_and_reason() {
         instances.list_instances(v1::ListInstancesRequest { service: unknown(), ..Default::default() }) => missing;
         instances.watch_instances(v1::WatchInstancesRequest { node: unknown(), ..Default::default() }) => missing;
         instances.stream_logs(v1::StreamLogsRequest::default()) => invalid;
+        instances.stream_logs(v1::StreamLogsRequest {
+            source: Some(v1::stream_logs_request::Source::Service(web())), follow: true, previous: true, ..Default::default()
+        }) => invalid;
+        services.control_rollout(v1::ControlRolloutRequest { service: web(), ..Default::default() }) => invalid;
+        services.control_rollout(v1::ControlRolloutRequest {
+            service: web(), control: v1::RolloutControl::Pause.into(), ..Default::default()
+        }) => (Code::FailedPrecondition, "FAILED_PRECONDITION");
+        services.list_service_generations(v1::ListServiceGenerationsRequest { service: unknown(), ..Default::default() })
+            => missing;
         nodes.get_node(v1::GetNodeRequest { node: unknown(), ..Default::default() }) => missing;
         nodes.update_node(v1::UpdateNodeRequest { node: unknown(), ..Default::default() }) => missing;
         nodes.update_node(v1::UpdateNodeRequest { node: unknown(), availability: 9, ..Default::default() }) => invalid;

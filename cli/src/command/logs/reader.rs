@@ -113,6 +113,7 @@ impl<'a> Reader<'a> {
         let request = StreamLogsRequest {
             source: Some(self.source.clone()),
             follow: self.args.follow,
+            previous: self.args.previous,
             tail: if oldest.is_some() { None } else { self.args.tail },
             since: oldest
                 .map(|(seconds, nanos)| Timestamp { seconds, nanos })
@@ -220,6 +221,7 @@ impl<'a> Reader<'a> {
         let request = StreamLogsRequest {
             source: Some(Source::Instance(instance)),
             follow: true,
+            previous: false,
             tail: None,
             since: since.or_else(|| self.args.since.map(to_wire)),
         };
