@@ -14,6 +14,7 @@ use crate::{
     failure::Failure,
     output::service::name,
     progress::{self, Goal, WaitArgs},
+    terminal::printable,
 };
 
 /// Create or change the services of a Compose file
@@ -69,14 +70,13 @@ pub async fn deploy(
     let mut refused = Vec::new();
     for service in &stack.services {
         match app.api.apply(ServiceSpec::from(&service.spec), true).await {
-            Ok(answer) if options.dry_run => {
-                app.terminal.print_line(&format!(
-                    "{} would be {}",
-                    service.spec.name,
-                    verb(answer.result())
-                ))?;
+            Ok(answer) => {
+                warn(app, &service.spec.name, &answer.warnings);
+                if options.dry_run {
+                    let verb = verb(answer.result());
+                    app.terminal.print_line(&format!("{} would be {verb}", service.spec.name))?;
+                }
             }
-            Ok(_) => {}
             Err(failure) => refused.extend(violations(failure, &stack, service)?),
         }
     }
@@ -102,6 +102,13 @@ pub async fn deploy(
         }
     }
     progress::wait(app, goals, &options.wait).await
+}
+
+/// What is accepted and cannot run as the cluster is now.
+pub fn warn(app: &App, service: &str, warnings: &[String]) {
+    for warning in warnings {
+        app.terminal.say(&format!("warning: {service}: {}", printable(warning)));
+    }
 }
 
 /// Waits for those that must be healthy or done first; detached, only the order is kept.

@@ -126,6 +126,7 @@ async fn step(app: &App, service: &StackService) -> Result<Step, Failure> {
         Err(failure) => return Err(failure),
     };
     let answer = app.api.apply(ServiceSpec::from(&service.spec), true).await?;
+    apply::warn(app, &service.spec.name, &answer.warnings);
     let planned = answer.service.clone().unwrap_or_default();
     let Some(known) = known else { return Ok(Step { name, action: Action::Create, changes: Vec::new() }) };
     let changes = difference::between(&spec(&known), &spec(&planned));

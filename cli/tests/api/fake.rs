@@ -209,7 +209,14 @@ impl ServiceService for Fake {
             world.services.insert(spec.name, service.clone());
         }
         let result = if known { v1::ApplyResult::Updated } else { v1::ApplyResult::Created };
-        Ok(Response::new(v1::ApplyServiceResponse { service: Some(service), result: result.into() }))
+        let never = service.spec.iter().flat_map(|spec| &spec.placement).any(|p| !p.constraints.is_empty());
+        let warnings =
+            if never { vec!["spec.placement.constraints[0]: no node is it".to_owned()] } else { Vec::new() };
+        Ok(Response::new(v1::ApplyServiceResponse {
+            service: Some(service),
+            result: result.into(),
+            warnings,
+        }))
     }
 
     async fn scale_service(
@@ -271,7 +278,7 @@ impl ServiceService for Fake {
         let name = service.spec.clone().unwrap_or_default().name;
         service.spec = request.spec;
         world.services.insert(name, service.clone());
-        Ok(Response::new(v1::UpdateServiceResponse { service: Some(service) }))
+        Ok(Response::new(v1::UpdateServiceResponse { service: Some(service), warnings: Vec::new() }))
     }
 
     async fn watch_services(

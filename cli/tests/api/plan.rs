@@ -85,3 +85,19 @@ async fn a_plan_that_cannot_be_made_ends_with_two() {
     let none: Vec<v1::Service> = Vec::new();
     assert_eq!(world.lock().unwrap().services.values().cloned().collect::<Vec<_>>(), none);
 }
+
+#[tokio::test]
+async fn what_cannot_run_is_warned_of_and_done() {
+    let world = world();
+    let a = serve("a", &world).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = "services: { web: { image: a, deploy: { placement: { constraints: [node.name == x] } } } }";
+    std::fs::write(folder.path().join("compose.yaml"), file).unwrap();
+    let run = async |line: &str| skein_in(folder.path(), &[&a], line, std::future::pending()).await;
+    let said = "warning: shop_web: spec.placement.constraints[0]: no node is it\n";
+    for line in ["plan -f compose.yaml --name shop", "apply -f compose.yaml --name shop --detach"] {
+        let ended = run(line).await;
+        assert!(ended.err.contains(said), "{line}: {}", ended.err);
+    }
+    assert_eq!(world.lock().unwrap().keys("apply_service").len(), 1);
+}

@@ -4,6 +4,7 @@
 //! ids and times are chosen by the proposer and travel in the [`Command`].
 //! Deliberately not here: Raft, gRPC, sessions (the `master` crate), the wire (`skein-proto`).
 
+pub mod advice;
 mod apply;
 pub mod command;
 #[cfg(test)]

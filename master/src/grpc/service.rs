@@ -5,6 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use skein_common::{Revision, ServiceId, service::ServiceSpec};
 use skein_master_core::{
     ClusterState, CommandKind, Outcome, Rejection,
+    advice::advice,
     command::ObjectKind,
     state::{Change, Service},
 };
@@ -36,12 +37,13 @@ impl ServiceService for Api {
     ) -> Answer<v1::CreateServiceResponse> {
         let (spec, write) = decode::create_service(request.into_inner()).map_err(CallError::from)?;
         let id = ServiceId::from_random(clock::random());
-        let written = write.run(&self.store, CommandKind::CreateService { id, spec }).await?;
+        let written = write.run(&self.store, CommandKind::CreateService { id, spec: spec.clone() }).await?;
+        let warnings = advice(&written.state, &spec);
         let mut service = shown(&written)?;
         if write.validate_only {
             service.id.clear();
         }
-        Ok(Response::new(v1::CreateServiceResponse { service: Some(service) }))
+        Ok(Response::new(v1::CreateServiceResponse { service: Some(service), warnings }))
     }
 
     async fn get_service(&self, request: Request<v1::GetServiceRequest>) -> Answer<v1::GetServiceResponse> {
@@ -79,8 +81,10 @@ impl ServiceService for Api {
         let (reference, spec, expected, write) =
             decode::update_service(request.into_inner()).map_err(CallError::from)?;
         let id = self.service_id(&reference).await?;
-        let written = write.run(&self.store, CommandKind::UpdateService { id, expected, spec }).await?;
-        Ok(Response::new(v1::UpdateServiceResponse { service: Some(shown(&written)?) }))
+        let kind = CommandKind::UpdateService { id, expected, spec: spec.clone() };
+        let written = write.run(&self.store, kind).await?;
+        let warnings = advice(&written.state, &spec);
+        Ok(Response::new(v1::UpdateServiceResponse { service: Some(shown(&written)?), warnings }))
     }
 
     async fn apply_service(
@@ -91,7 +95,8 @@ impl ServiceService for Api {
         let written = apply(&self.store, &spec, expected, &write).await?;
         let service = shown(&written)?;
         let result = apply_result(&service, written.revision).into();
-        Ok(Response::new(v1::ApplyServiceResponse { service: Some(service), result }))
+        let warnings = advice(&written.state, &spec);
+        Ok(Response::new(v1::ApplyServiceResponse { service: Some(service), result, warnings }))
     }
 
     async fn scale_service(
