@@ -1,0 +1,84 @@
+//! A stack of five services, as a Swarm would run it, on real Docker: deployed as it is, rolled,
+//! rolled back, drained and removed.
+//!
+//! Invariant tested throughout: the service that starts first never has fewer Ready instances than
+//! it asks for. Deliberately not here: deaths (`e2e_cluster`).
+
+#![allow(clippy::expect_used, clippy::unwrap_used)]
+
+use std::{fs, path::Path, sync::Arc, time::Duration};
+
+use anyhow::{Context as _, Result, ensure};
+use skein_tests::{
+    deployment::{Deployment, Flags, show_instances},
+    wait,
+    watch::{Watcher, is_ready},
+};
+
+const LIMIT: Duration = Duration::from_secs(40);
+const SERVICES: [(&str, usize); 5] =
+    [("shop_edge", 3), ("shop_catalogue", 2), ("shop_orders", 2), ("shop_store", 1), ("shop_watcher", 3)];
+/// What masters say of each other while they are stopped one by one.
+const ENDING: &[&str] = &["master unreachable", "leadership was not handed on"];
+const EDGE: &str = "shop_edge";
+
+/// The example with this tag, where the cluster's files are.
+fn compose(cluster: &Deployment, tag: &str) -> Result<String> {
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/shop/compose.yaml");
+    let text = fs::read_to_string(&example)?.replace("${TAG:-v1}", tag);
+    let file = cluster.folder().join(format!("{tag}.yaml"));
+    fs::write(&file, text)?;
+    Ok(file.to_str().context("a path in UTF-8")?.to_owned())
+}
+
+async fn runs(cluster: &Deployment, service: &str, image: &str, nodes: &[&str]) -> Result<()> {
+    let wanted = SERVICES.iter().find(|(name, _)| *name == service).map_or(0, |(_, count)| *count);
+    wait::until(&format!("{service} runs {image}"), LIMIT, async || {
+        let all = cluster.client.instances(service).await.map_err(|status| status.to_string())?;
+        let good =
+            all.iter().filter(|i| is_ready(i) && i.image == image && nodes.contains(&i.node_name.as_str()));
+        let wanted = if service == "shop_watcher" { nodes.len() } else { wanted };
+        wait::expect(good.count() == wanted, || show_instances(&all))
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stack_is_deployed_rolled_and_drained() -> Result<()> {
+    let cluster = Deployment::start(3, 3, &Flags { master: Vec::new(), agent: Vec::new() }).await?;
+    let nodes = ["n1", "n2", "n3"];
+    let first = compose(&cluster, "v1")?;
+    cluster.skein(&["stack", "deploy", "-c", &first, "shop"]).await?;
+    for (service, _) in SERVICES {
+        runs(&cluster, service, "skein-sample:v1", &nodes).await?;
+    }
+    let watcher = Watcher::start(Arc::clone(&cluster.client), 3, 0, EDGE);
+    wait::until("the watch has begun", LIMIT, async || {
+        let ready = watcher.instances().values().filter(|instance| is_ready(instance)).count();
+        wait::expect(ready == 3, || format!("{ready} ready"))
+    })
+    .await?;
+
+    let second = compose(&cluster, "v2")?;
+    cluster.skein(&["stack", "deploy", "-c", &second, "shop"]).await?;
+    for (service, _) in SERVICES {
+        runs(&cluster, service, "skein-sample:v2", &nodes).await?;
+    }
+    cluster.skein(&["service", "rollback", EDGE]).await?;
+    runs(&cluster, EDGE, "skein-sample:v1", &nodes).await?;
+    cluster.skein(&["node", "drain", "n1"]).await?;
+    for (service, _) in SERVICES {
+        let image = if service == EDGE { "skein-sample:v1" } else { "skein-sample:v2" };
+        runs(&cluster, service, image, &nodes[1..]).await?;
+    }
+    ensure!(watcher.fewest_ready(3) == 3, "never fewer than three, saw {}", watcher.fewest_ready(3));
+    drop(watcher);
+
+    cluster.skein(&["stack", "rm", "shop"]).await?;
+    wait::until("nothing is left", LIMIT, async || {
+        let left = cluster.containers().await.map_err(|error| format!("{error:#}"))?;
+        wait::expect(left.is_empty(), || format!("{left:?}"))
+    })
+    .await?;
+    cluster.finish(ENDING).await
+}
