@@ -2,7 +2,9 @@
 
 use serde_json::{Value, json};
 use skein_common::Timestamp;
-use skein_proto::v1::{Protocol, PublishMode, Service, ServiceSpec, service_spec::Mode};
+use skein_proto::v1::{
+    JobPhase, Protocol, PublishMode, Service, ServiceSpec, ServiceStatus, service_spec::Mode,
+};
 
 use super::{Column, Row, column, json, text, wide};
 use crate::{compose::STACK_LABEL, convergence};
@@ -29,14 +31,15 @@ impl Row for Service {
         let message = if self.deleting {
             "being removed".to_owned()
         } else {
-            let said = convergence::rollout(self).into_iter().chain([status.message]);
+            let said =
+                convergence::rollout(self).into_iter().chain(failure(self)).chain([status.message.clone()]);
             said.filter(|text| !text.is_empty()).collect::<Vec<_>>().join("; ")
         };
         vec![
             spec.name.clone(),
             self.id.clone(),
             mode(&spec).to_owned(),
-            format!("{}/{}", status.ready, status.desired),
+            ready_text(self, &status),
             spec.container.as_ref().map(|container| container.image.clone()).unwrap_or_default(),
             ports(&spec),
             text::age(self.created_at.as_ref(), now),
@@ -64,6 +67,20 @@ pub fn name(service: &Service) -> &str {
 /// The stack it belongs to.
 pub fn stack(service: &Service) -> Option<&str> {
     service.spec.as_ref()?.labels.get(STACK_LABEL).map(String::as_str)
+}
+
+/// `2/3`, or `2/3 done` of a job.
+fn ready_text(service: &Service, status: &ServiceStatus) -> String {
+    match service.job {
+        Some(_) => format!("{}/{} done", status.completed, status.desired),
+        None => format!("{}/{}", status.ready, status.desired),
+    }
+}
+
+/// Why a job failed.
+fn failure(service: &Service) -> Option<String> {
+    let run = service.job.as_ref().filter(|run| run.phase() == JobPhase::Failed)?;
+    Some(format!("failed: {}", run.reason))
 }
 
 fn mode(spec: &ServiceSpec) -> &'static str {
@@ -109,7 +126,7 @@ impl StackSummary {
             });
             let status = service.status.clone().unwrap_or_default();
             summary.services += 1;
-            summary.ready += status.ready;
+            summary.ready += if service.job.is_some() { status.completed } else { status.ready };
             summary.desired += status.desired;
         }
         found.into_values().collect()
@@ -129,5 +146,23 @@ impl Row for StackSummary {
 
     fn json(&self) -> Value {
         json!({ "name": self.name, "services": self.services, "ready": self.ready, "desired": self.desired })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use skein_proto::v1::JobRun;
+
+    use super::*;
+
+    #[test]
+    fn a_job_shows_what_is_done_and_why_it_failed() {
+        let status = ServiceStatus { completed: 2, desired: 3, ..Default::default() };
+        let run =
+            JobRun { phase: JobPhase::Failed.into(), reason: "7 failures".to_owned(), ..Default::default() };
+        let job = Service { status: Some(status), job: Some(run), ..Default::default() };
+        let cells = job.cells(Timestamp::default());
+        assert!(cells.contains(&"2/3 done".to_owned()), "{cells:?}");
+        assert_eq!(cells.last().map(String::as_str), Some("failed: 7 failures"));
     }
 }

@@ -5,6 +5,8 @@
 //! need a new file beside the old one (`SKEIN_GOLDEN=write` writes what is missing), never a new
 //! version of an old one.
 
+mod second;
+
 use std::{path::PathBuf, sync::Arc};
 
 use skein_common::{
@@ -25,17 +27,15 @@ use crate::{
     testing::{Cluster, EPOCH, global, node, publishing, replicated, reserving},
 };
 
-/// Of the stored form; a new one when fields or kinds are added.
-const VERSION: u32 = 1;
-
-fn path(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/{name}.v{VERSION}.msgpack"))
+/// `version`: of the stored form; a new one when fields or kinds are added (`second`).
+fn path(name: &str, version: u32) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/{name}.v{version}.msgpack"))
 }
 
 /// The file's bytes; written first when that is asked for and it does not exist.
 #[allow(clippy::disallowed_methods)] // Reading its own golden files is what this test is for.
-fn golden(name: &str, fresh: &[u8]) -> Vec<u8> {
-    let path = path(name);
+fn golden(name: &str, version: u32, fresh: &[u8]) -> Vec<u8> {
+    let path = path(name, version);
     if !path.exists() && std::env::var("SKEIN_GOLDEN").is_ok_and(|value| value == "write") {
         std::fs::write(&path, fresh).expect("the golden file is written");
     }
@@ -177,7 +177,7 @@ fn state() -> ClusterState {
 #[test]
 fn old_commands_load() {
     let expected = commands();
-    let bytes = golden("commands", &rmp_serde::to_vec_named(&expected).expect("encodes"));
+    let bytes = golden("commands", 1, &rmp_serde::to_vec_named(&expected).expect("encodes"));
     let loaded: Vec<Command> = rmp_serde::from_slice(&bytes).expect("commands load");
     assert_eq!(loaded, expected);
 }
@@ -185,7 +185,7 @@ fn old_commands_load() {
 /// What loads is whole; it need not equal what today's rules would make of the same history.
 #[test]
 fn an_old_state_loads() {
-    let bytes = golden("state", &rmp_serde::to_vec_named(&state()).expect("encodes"));
+    let bytes = golden("state", 1, &rmp_serde::to_vec_named(&state()).expect("encodes"));
     let loaded: ClusterState = rmp_serde::from_slice(&bytes).expect("the state loads");
     assert_eq!(invariant::check(&loaded), []);
     assert_eq!(loaded.services().count(), 3);
