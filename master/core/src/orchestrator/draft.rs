@@ -103,10 +103,6 @@ impl<'a> Draft<'a> {
         self.plan.expire.push(service);
     }
 
-    pub(super) fn has_verdict(&self, service: ServiceId) -> bool {
-        self.plan.rollouts.iter().any(|step| step.service == service)
-    }
-
     /// `beside`: the instance of the slot that goes on until this one is Ready.
     pub(super) fn create(
         &mut self,

@@ -7,6 +7,8 @@
 //! Invariant: never more than `parallelism` live instances; a job that is over starts nothing.
 //! Deliberately not here: restarts in place (the agent's), what a verdict does (`apply`).
 
+use std::collections::BTreeSet;
+
 use skein_common::{
     Timestamp,
     instance::{Desired, Slot},
@@ -31,13 +33,13 @@ pub(super) fn advance<'a>(draft: &mut Draft<'a>, slots: &mut Slots<'a>) {
 }
 
 fn go_on<'a>(draft: &mut Draft<'a>, slots: &mut Slots<'a>, run: &JobRun) {
-    retire(draft, slots);
-    if let Some((verdict, reason)) = verdict(draft, slots, run) {
+    let wanted = wanted(draft, slots);
+    retire(draft, slots, &wanted);
+    if let Some((verdict, reason)) = verdict(draft, slots, run, &wanted) {
         draft.judge_job(JobStep { service: slots.service.id, generation: run.generation, verdict, reason });
         return;
     }
     retry_failed(draft, slots);
-    let wanted = wanted(draft, slots);
     let alive = slots.held().filter(|(_, hold)| matches!(hold, Hold::Live(_) | Hold::Created)).count();
     let room = match slots.service.spec.mode {
         Mode::Job { parallelism: 0, .. } | Mode::GlobalJob | Mode::Replicated { .. } | Mode::Global => {
@@ -52,8 +54,7 @@ fn go_on<'a>(draft: &mut Draft<'a>, slots: &mut Slots<'a>, run: &JobRun) {
 }
 
 /// Slots of an earlier run, and those that are no longer asked for.
-fn retire<'a>(draft: &mut Draft<'a>, slots: &mut Slots<'a>) {
-    let wanted = wanted(draft, slots);
+fn retire<'a>(draft: &mut Draft<'a>, slots: &mut Slots<'a>, wanted: &BTreeSet<Slot>) {
     let held: Vec<_> = slots.held().collect();
     for (slot, hold) in held {
         let earlier = hold.instance().is_some_and(|instance| instance.generation != slots.service.generation);
@@ -77,7 +78,7 @@ fn retry_failed<'a>(draft: &mut Draft<'a>, slots: &mut Slots<'a>) {
     }
 }
 
-fn wanted(draft: &Draft<'_>, slots: &Slots<'_>) -> Vec<Slot> {
+fn wanted(draft: &Draft<'_>, slots: &Slots<'_>) -> BTreeSet<Slot> {
     let spec = &slots.service.spec;
     match spec.mode {
         Mode::Job { completions, .. } => (1..=completions).map(Slot::Number).collect(),
@@ -88,11 +89,16 @@ fn wanted(draft: &Draft<'_>, slots: &Slots<'_>) -> Vec<Slot> {
             .filter(|node| node.satisfies(&spec.placement.constraints))
             .map(|node| Slot::Node(node.id))
             .collect(),
-        Mode::Replicated { .. } | Mode::Global => Vec::new(),
+        Mode::Replicated { .. } | Mode::Global => BTreeSet::new(),
     }
 }
 
-fn verdict(draft: &mut Draft<'_>, slots: &Slots<'_>, run: &JobRun) -> Option<(JobVerdict, String)> {
+fn verdict(
+    draft: &mut Draft<'_>,
+    slots: &Slots<'_>,
+    run: &JobRun,
+    wanted: &BTreeSet<Slot>,
+) -> Option<(JobVerdict, String)> {
     let policy = slots.service.spec.job;
     let failures = failures(slots);
     if failures > u64::from(policy.backoff_limit) {
@@ -100,7 +106,6 @@ fn verdict(draft: &mut Draft<'_>, slots: &Slots<'_>, run: &JobRun) -> Option<(Jo
         let reason = format!("{failures} failures, more than the limit of {}{last}", policy.backoff_limit);
         return Some((JobVerdict::Fail, reason));
     }
-    let wanted = wanted(draft, slots);
     let done = |slot: &Slot| slots.is_completed(*slot);
     if !wanted.is_empty() && wanted.iter().all(done) {
         return Some((JobVerdict::Complete, String::new()));

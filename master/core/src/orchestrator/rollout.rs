@@ -64,13 +64,14 @@ pub(super) fn advance<'a>(draft: &mut Draft<'a>, slots: &mut Slots<'a>) {
     let policy = policy(slots.service);
     finish_successions(draft, slots);
     let mut survey = survey(draft, slots);
-    verdict::conclude(draft, slots, &policy, &survey);
+    let decided = verdict::conclude(draft, slots, &policy, &survey);
+    let updates = if decided { 0 } else { verdict::updates_allowed(draft, slots, &policy, &survey) };
     survey.candidates.sort_by_key(|candidate| (candidate.ready, !candidate.misplaced, candidate.slot));
-    replace(draft, slots, &policy, survey);
+    replace(draft, slots, &policy, survey, updates);
 }
 
 /// The policy that the service's rollout follows.
-pub(super) fn policy(service: &Service) -> UpdatePolicy {
+fn policy(service: &Service) -> UpdatePolicy {
     let spec = &service.spec;
     match service.rollout.as_ref().filter(|rollout| rollout.is_rollback) {
         Some(_) => spec.rollback.unwrap_or(verdict::rollback_policy(spec.update)),
@@ -78,7 +79,14 @@ pub(super) fn policy(service: &Service) -> UpdatePolicy {
     }
 }
 
-fn replace<'a>(draft: &mut Draft<'a>, slots: &mut Slots<'a>, policy: &UpdatePolicy, survey: Survey) {
+/// `updates`: how many may be brought to the new generation; leaving a node is not counted.
+fn replace<'a>(
+    draft: &mut Draft<'a>,
+    slots: &mut Slots<'a>,
+    policy: &UpdatePolicy,
+    survey: Survey,
+    mut updates: usize,
+) {
     let service = slots.service;
     let wanted = u32::try_from(survey.total).unwrap_or(u32::MAX);
     let start_first = starts_first(&service.spec, policy);
@@ -87,7 +95,6 @@ fn replace<'a>(draft: &mut Draft<'a>, slots: &mut Slots<'a>, policy: &UpdatePoli
     let parallelism = usize::try_from(parallelism).unwrap_or(usize::MAX);
     let mut room = parallelism.saturating_sub(survey.unsettled);
     let mut unavailable = survey.unavailable;
-    let mut updates = verdict::updates_allowed(draft, slots, policy, &survey);
     for candidate in survey.candidates {
         if room == 0 {
             return;

@@ -116,8 +116,7 @@ impl<'a> Slots<'a> {
     }
 
     pub(super) fn successor(&self, slot: Slot) -> Option<Record<'a>> {
-        let position = self.slots.binary_search_by_key(&slot, |record| record.slot).ok()?;
-        self.slots[position].successor
+        self.get(slot)?.successor
     }
 
     /// Slots where one instance is to take the place of another: holder, successor.
@@ -257,8 +256,7 @@ impl<'a> Slots<'a> {
     }
 
     pub(super) fn is_completed(&self, slot: Slot) -> bool {
-        let known = self.slots.binary_search_by_key(&slot, |record| record.slot);
-        known.is_ok_and(|position| matches!(self.slots[position].hold, Hold::Completed(_)))
+        self.get(slot).is_some_and(|record| matches!(record.hold, Hold::Completed(_)))
     }
 
     /// What the instance that failed last had to say.
@@ -277,13 +275,20 @@ impl<'a> Slots<'a> {
     }
 
     fn find(&mut self, slot: Slot) -> Option<&mut SlotRecord<'a>> {
-        let position = self.slots.binary_search_by_key(&slot, |record| record.slot).ok()?;
+        let position = self.position(slot)?;
         self.slots.get_mut(position)
     }
 
+    fn get(&self, slot: Slot) -> Option<&SlotRecord<'a>> {
+        self.slots.get(self.position(slot)?)
+    }
+
+    fn position(&self, slot: Slot) -> Option<usize> {
+        self.slots.binary_search_by_key(&slot, |record| record.slot).ok()
+    }
+
     pub(super) fn is_held(&self, slot: Slot) -> bool {
-        let known = self.slots.binary_search_by_key(&slot, |record| record.slot);
-        self.begun.contains(&slot) || known.is_ok_and(|position| self.slots[position].hold.is_held())
+        self.begun.contains(&slot) || self.get(slot).is_some_and(|record| record.hold.is_held())
     }
 }
 

@@ -37,10 +37,6 @@ pub(super) fn updates_allowed(
     if matches!(rollout.phase, RolloutPhase::Paused | RolloutPhase::AwaitingPromotion) {
         return 0;
     }
-    // What this pass has concluded is in force from the next one on.
-    if draft.has_verdict(slots.service.id) {
-        return 0;
-    }
     if let Some(next) = newest_ready(draft, slots).map(|ready| ready + policy.delay)
         && next > draft.now
     {
@@ -54,18 +50,20 @@ pub(super) fn updates_allowed(
     usize::MAX
 }
 
-pub(super) fn conclude(draft: &mut Draft<'_>, slots: &Slots<'_>, policy: &UpdatePolicy, survey: &Survey) {
+/// Answers whether there is a verdict: it is in force from the next pass on.
+pub(super) fn conclude(
+    draft: &mut Draft<'_>,
+    slots: &Slots<'_>,
+    policy: &UpdatePolicy,
+    survey: &Survey,
+) -> bool {
     let Some(rollout) = slots.service.rollout.as_ref().filter(|rollout| rollout.is_under_way()) else {
-        return;
+        return false;
     };
-    if let Some((verdict, reason)) = verdict(draft, slots, policy, survey, rollout) {
-        draft.conclude(RolloutStep {
-            service: slots.service.id,
-            generation: rollout.generation,
-            verdict,
-            reason,
-        });
-    }
+    let Some((verdict, reason)) = verdict(draft, slots, policy, survey, rollout) else { return false };
+    let (service, generation) = (slots.service.id, rollout.generation);
+    draft.conclude(RolloutStep { service, generation, verdict, reason });
+    true
 }
 
 fn verdict(
