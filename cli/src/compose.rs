@@ -20,6 +20,7 @@ mod origin;
 mod placement;
 mod ports;
 mod print;
+mod probe;
 mod process;
 mod rollout;
 mod scalar;

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use skein_proto::v1::{Instance, JobPhase, JobRun, Phase, RolloutPhase, Service, service_spec::Mode};
 
 use crate::output::{
-    instance::{is_over, is_wanted, message, phase},
+    instance::{NOT_READY, is_over, is_ready, is_wanted, message, phase},
     text,
 };
 
@@ -45,7 +45,7 @@ pub fn of_running(name: &str, generation: u64, service: &Service, instances: &[&
     };
     let wanted: Vec<&Instance> = instances.iter().copied().filter(|i| is_wanted(i) && !i.lost).collect();
     let (new, old): (Vec<&Instance>, Vec<&Instance>) = wanted.iter().partition(current);
-    let ready = new.iter().filter(|instance| phase(instance) == Phase::Ready).count();
+    let ready = new.iter().filter(|instance| is_ready(instance)).count();
     let ending = instances.iter().filter(|i| !is_wanted(i) && !is_over(i) && !i.lost).count();
     let mut parts = parts(&new);
     if !old.is_empty() {
@@ -138,12 +138,15 @@ fn desired(service: &Service) -> u32 {
 /// Everything that is not Ready, grouped by what keeps it, in order of life.
 fn parts(instances: &[&Instance]) -> Vec<String> {
     let mut groups = BTreeMap::<(i32, String), usize>::new();
-    for instance in instances.iter().filter(|instance| phase(instance) != Phase::Ready) {
+    for instance in instances.iter().filter(|instance| !is_ready(instance)) {
         *groups.entry((phase(instance).into(), message(instance))).or_default() += 1;
     }
     let part = |((number, reason), count): ((i32, String), usize)| {
-        let name = Phase::try_from(number).unwrap_or_default().as_str_name();
-        let word = text::enum_word(name, "PHASE_");
+        let phase = Phase::try_from(number).unwrap_or_default();
+        let word = match phase {
+            Phase::Ready => NOT_READY.to_owned(),
+            phase => text::enum_word(phase.as_str_name(), "PHASE_"),
+        };
         with_reason(&format!("{count} {word}"), &reason)
     };
     groups.into_iter().map(part).collect()

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     InstanceId, ServiceId,
-    instance::{Desired, PortBinding},
+    instance::{Desired, PortBinding, Readiness, Restarts},
+    placement::DeviceShare,
     service::{ContainerSpec, Generation, ResourceRequirements, RestartPolicy},
 };
 
@@ -25,8 +26,23 @@ pub struct Assignment {
     pub resources: ResourceRequirements,
     pub restart: RestartPolicy,
     pub ports: Vec<PortBinding>,
+    /// Generic resources of the node that are its own.
+    #[serde(default)]
+    pub devices: Vec<DeviceShare>,
     /// The attempt the masters know of: an agent that lost its data goes on from there.
     pub attempt: u32,
+    /// What else the masters know of that attempt.
+    #[serde(default)]
+    pub known: Known,
+}
+
+/// What an agent once reported, handed back to one that may have lost it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Known {
+    /// The attempt has been Ready.
+    pub was_ready: bool,
+    pub readiness: Readiness,
+    pub restarts: Restarts,
 }
 
 /// What a leader tells an agent: everything, or what changed.

@@ -1,7 +1,7 @@
 //! One placement of one slot of a service on one node.
 //!
 //! Invariant: `desired` is written only by masters, `observed` only by agents, and
-//! `Observed::progress` only grows; so duplicated and reordered reports are harmless
+//! `Observed::clock` only grows; so duplicated and reordered reports are harmless
 //! (the task model of SwarmKit).
 
 use std::fmt;
@@ -57,6 +57,27 @@ pub struct Progress {
     pub phase: Phase,
 }
 
+/// How often an attempt that is Ready stopped or went on serving; grows within an attempt. Even: it
+/// serves; odd: it does not at the moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Readiness(pub u32);
+
+/// Restarts of one instance on its node, for its restart policy.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Restarts {
+    /// Since the instance began.
+    pub total: u32,
+    /// In a row, without a long run between them: the step of the back-off.
+    pub streak: u32,
+    /// Within the policy's window, when it has one.
+    pub in_window: u32,
+    /// The newest of those, oldest first; at most [`Restarts::KEPT`].
+    pub recent: Vec<Timestamp>,
+    /// The back-off before the present attempt ends then, by the agent's clock.
+    pub not_before: Timestamp,
+}
+
 /// A step that would go back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{from} cannot become {to}")]
@@ -79,6 +100,9 @@ pub enum Desired {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Observed {
     pub progress: Progress,
+    /// Whether a Ready attempt serves at the moment.
+    #[serde(default)]
+    pub readiness: Readiness,
     /// When the agent saw it (its clock).
     pub at: Timestamp,
     /// Docker's id of the attempt's container; empty when there is none.
@@ -87,6 +111,9 @@ pub struct Observed {
     pub exit_code: Option<i64>,
     /// Why: the pull error, the exit, the health failure; empty when there is nothing to say.
     pub message: String,
+    /// What a restart policy counts, so that an agent that lost its data goes on counting.
+    #[serde(default)]
+    pub restarts: Restarts,
 }
 
 /// One agent's news of one of its instances.
@@ -139,7 +166,7 @@ pub struct Instance {
     /// The instance of this slot that goes only when this one is Ready (start-first).
     #[serde(default)]
     pub beside: Option<InstanceId>,
-    /// Since when its attempt is Ready, by the masters' clock.
+    /// Since when its attempt is Ready and serves, by the masters' clock.
     #[serde(default)]
     pub ready_since: Option<Timestamp>,
     pub created_at: Timestamp,
@@ -174,7 +201,71 @@ impl Progress {
     }
 }
 
+impl Readiness {
+    #[must_use]
+    pub const fn is_serving(self) -> bool {
+        self.0.is_multiple_of(2)
+    }
+
+    /// The next count that says `serving`; the same one when it does.
+    #[must_use]
+    pub const fn with(self, serving: bool) -> Self {
+        if self.is_serving() == serving { self } else { Self(self.0.saturating_add(1)) }
+    }
+
+    /// Says what `self` does, and is not before `other`.
+    #[must_use]
+    pub fn not_before(self, other: Self) -> Self {
+        self.max(other).with(self.is_serving())
+    }
+}
+
+impl Restarts {
+    /// Times that travel; more restarts than this within a window are only counted.
+    pub const KEPT: usize = 16;
+}
+
+impl Observed {
+    /// Of one that nothing has been seen of yet.
+    #[must_use]
+    pub fn first(at: Timestamp) -> Self {
+        Self::of(Progress::FIRST, at)
+    }
+
+    /// With nothing more to say.
+    #[must_use]
+    pub fn of(progress: Progress, at: Timestamp) -> Self {
+        Self {
+            progress,
+            readiness: Readiness::default(),
+            at,
+            container_id: String::new(),
+            exit_code: None,
+            message: String::new(),
+            restarts: Restarts::default(),
+        }
+    }
+
+    /// May receive traffic.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.progress.phase == Phase::Ready && self.readiness.is_serving()
+    }
+
+    /// What orders two reports of one instance.
+    #[must_use]
+    pub const fn clock(&self) -> (Progress, Readiness) {
+        (self.progress, self.readiness)
+    }
+}
+
 impl Instance {
+    /// May receive traffic.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.observed.is_ready()
+    }
+
     /// Holds its slot: wanted, not ended, and not given up with its node.
     #[must_use]
     pub fn is_live(&self) -> bool {

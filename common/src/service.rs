@@ -6,6 +6,7 @@
 
 mod job;
 mod mount;
+mod probe;
 mod update;
 mod validate;
 
@@ -15,6 +16,10 @@ use serde::{Deserialize, Serialize};
 
 pub use self::job::{DEFAULT_BACKOFF_LIMIT, JobPhase, JobPolicy, JobRun};
 pub use self::mount::{Mount, MountKind, MountOptions, PROPAGATIONS};
+pub use self::probe::{
+    DEFAULT_PROBE_INTERVAL, DEFAULT_PROBE_RETRIES, DEFAULT_PROBE_START_INTERVAL, DEFAULT_PROBE_TIMEOUT,
+    Probe, ProbeKind, ProbeTest, Probes,
+};
 pub use self::update::{
     DEFAULT_MONITOR, DEFAULT_PROGRESS_DEADLINE, Disruption, FailureAction, KEPT_GENERATIONS, UpdateOrder,
     UpdatePolicy,
@@ -24,6 +29,9 @@ pub use crate::placement::PlacementPolicy;
 
 /// SIGTERM to SIGKILL when the spec says nothing (Docker's and Swarm's default).
 pub const DEFAULT_STOP_GRACE: Duration = Duration::from_secs(10);
+/// Processes a container may have when the spec says nothing: a fork bomb must not take the node
+/// along, and no sane service comes near (podman's is 2,048).
+pub const DEFAULT_PIDS: u32 = 4_096;
 /// Replicas of a service that does not say.
 pub const DEFAULT_REPLICAS: u32 = 1;
 
@@ -115,6 +123,9 @@ pub struct ContainerSpec {
     pub mounts: Vec<Mount>,
     /// `None` = the image's HEALTHCHECK, if it has one.
     pub healthcheck: Option<Healthcheck>,
+    /// Asked by the agent, beside Docker's health check.
+    #[serde(default)]
+    pub probes: Probes,
     /// Signal name or number that asks to stop; empty = the image's, else SIGTERM.
     pub stop_signal: String,
     /// How long after the stop signal SIGKILL follows.
@@ -178,6 +189,10 @@ pub struct Healthcheck {
     pub retries: u32,
     /// Failures within this time after the start do not count.
     pub start_period: Duration,
+    /// Between two tests within `start_period`; zero = Docker's default of 5 s. Docker before 25 does not
+    /// know it.
+    #[serde(default)]
+    pub start_interval: Duration,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -197,6 +212,9 @@ pub struct ResourceRequirements {
     pub reservation: Resources,
     /// Enforced by the kernel; zero = no limit.
     pub limit: Resources,
+    /// Processes and threads at the same time; `None` = [`DEFAULT_PIDS`].
+    #[serde(default)]
+    pub pids: Option<u32>,
 }
 
 /// When the agent starts the next attempt on the same node.
@@ -281,6 +299,7 @@ impl ContainerSpec {
             working_dir: String::new(),
             mounts: Vec::new(),
             healthcheck: None,
+            probes: Probes::default(),
             stop_signal: String::new(),
             stop_grace: DEFAULT_STOP_GRACE,
             hostname: String::new(),

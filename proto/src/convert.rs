@@ -9,6 +9,7 @@ mod instance;
 mod job;
 mod node;
 mod placement;
+mod probe;
 mod rollout;
 mod service;
 mod time;

@@ -6,11 +6,11 @@ use std::{collections::BTreeMap, time::Duration};
 
 use proptest::prelude::*;
 use skein_common::{
-    Resources, Violations,
-    assignment::{Assignment, AssignmentContent, AssignmentUpdate},
+    Resources, Timestamp, Violations,
+    assignment::{Assignment, AssignmentContent, AssignmentUpdate, Known},
     id::{InstanceId, ServiceId},
-    instance::{Desired, PortBinding},
-    placement::{Affinity, Direction, GenericRequest, TopologyKey, TopologySpread},
+    instance::{Desired, InstanceReport, News, Observed, Phase, PortBinding, Progress, Readiness, Restarts},
+    placement::{Affinity, DeviceShare, Direction, GenericRequest, TopologyKey, TopologySpread},
     service::*,
 };
 use skein_proto::{InvalidMessage, v1};
@@ -35,13 +35,14 @@ fn healthcheck() -> impl Strategy<Value = Option<Healthcheck>> {
         prop::collection::vec("[a-z/]{1,9}", 1..4).prop_map(HealthTest::Exec),
         "[a-z ]{1,20}".prop_map(HealthTest::Shell),
     ];
-    prop::option::of((test, duration(), duration(), 0..9u32, duration()).prop_map(
-        |(test, interval, timeout, retries, start_period)| Healthcheck {
+    prop::option::of((test, duration(), duration(), 0..9u32, duration(), duration()).prop_map(
+        |(test, interval, timeout, retries, start_period, start_interval)| Healthcheck {
             test,
             interval,
             timeout,
             retries,
             start_period,
+            start_interval,
         },
     ))
 }
@@ -50,10 +51,10 @@ prop_compose! {
     fn container()(
         image in "[a-z]{1,9}(:[0-9]{1,3})?", command in prop::collection::vec(".{0,6}", 0..3),
         environment in text_map(), labels in text_map(), healthcheck in healthcheck(),
-        read_only in any::<bool>(), stop_grace in duration(),
+        read_only in any::<bool>(), stop_grace in duration(), probes in probes(),
     ) -> ContainerSpec {
         ContainerSpec {
-            image, command, environment, labels, healthcheck, stop_grace,
+            image, command, environment, labels, healthcheck, stop_grace, probes,
             entrypoint: vec!["/run".into()],
             user: "1000:1000".into(),
             working_dir: "/srv".into(),
@@ -75,6 +76,42 @@ prop_compose! {
             ulimits: vec![Ulimit { name: "nofile".into(), soft: 1024, hard: -1 }],
         }
     }
+}
+
+fn probes() -> impl Strategy<Value = Probes> {
+    let headers = BTreeMap::from([("Host".to_owned(), "web".to_owned())]);
+    let test = prop_oneof![
+        (1..u16::MAX).prop_map(move |port| ProbeTest::Http {
+            port,
+            path: "/x".into(),
+            headers: headers.clone()
+        }),
+        (1..u16::MAX).prop_map(|port| ProbeTest::Tcp { port }),
+        (1..u16::MAX).prop_map(|port| ProbeTest::Grpc { port, service: "a.B".into() }),
+        prop::collection::vec("[a-z]{1,9}", 1..3).prop_map(ProbeTest::Exec),
+    ];
+    let seconds = || (1..1000u64).prop_map(Duration::from_secs);
+    let probe = (test, seconds(), seconds(), 1..9u32, duration(), seconds()).prop_map(
+        |(test, interval, timeout, retries, start_period, start_interval)| Probe {
+            test,
+            interval,
+            timeout,
+            retries,
+            successes: 1,
+            start_period,
+            start_interval,
+        },
+    );
+    prop::collection::vec(prop::option::of(probe), 3).prop_map(|mut probes| Probes {
+        startup: probes.pop().unwrap(),
+        readiness: probes.pop().unwrap().map(|probe| Probe { successes: 2, ..probe }),
+        liveness: probes.pop().unwrap(),
+    })
+}
+
+fn restarts(total: u32) -> Restarts {
+    let at = Timestamp::from_unix_ms(1_700_000_000_000);
+    Restarts { total, streak: 2, in_window: 3, recent: vec![at; 2], not_before: at }
 }
 
 fn mount_options(some: bool) -> MountOptions {
@@ -155,7 +192,7 @@ prop_compose! {
             } else {
                 JobPolicy::default()
             },
-            resources: ResourceRequirements { reservation, limit: Resources::ZERO },
+            resources: ResourceRequirements { reservation, limit: Resources::ZERO, pids: replicas.map(|replicas| replicas + 1) },
             restart: RestartPolicy { condition: RestartCondition::OnFailure, delay, max_attempts, window },
             placement: placement(),
             ports: vec![PortSpec { container_port, protocol: Protocol::Udp, publish }],
@@ -185,7 +222,9 @@ proptest! {
             resources: spec.resources,
             restart: spec.restart,
             ports: vec![PortBinding { container_port: 80, host_port: 20_000, protocol: Protocol::Tcp }],
+            devices: vec![DeviceShare { name: "gpu".to_owned(), device: 1, millis: 500 }],
             attempt,
+            known: Known { was_ready: delta, readiness: Readiness(attempt), restarts: restarts(attempt) },
         };
         let removals = vec![InstanceId::from_random(7)];
         let content = if delta {
@@ -201,6 +240,46 @@ proptest! {
         };
         prop_assert_eq!(back, Ok(update));
     }
+}
+
+#[test]
+fn what_was_observed_round_trips() {
+    let progress = Progress { attempt: 3, phase: Phase::Ready };
+    let observed = Observed {
+        readiness: Readiness(7),
+        restarts: restarts(2),
+        ..Observed::of(progress, Timestamp::from_unix_ms(5))
+    };
+    for observed in [observed, Observed::of(progress, Timestamp::from_unix_ms(5))] {
+        let wire = v1::Observed::from(&observed);
+        assert_eq!(wire.is_ready(), observed.is_ready());
+        let report = InstanceReport { instance: InstanceId::from_random(5), news: News::Observed(observed) };
+        assert_eq!(InstanceReport::try_from(v1::InstanceReport::from(&report)), Ok(report));
+    }
+}
+
+#[test]
+fn a_probe_is_filled_in_at_the_door() {
+    let probe = |test| v1::Probe { test, ..Default::default() };
+    let probes = v1::Probes {
+        startup: Some(probe(Some(v1::probe::Test::Http(v1::HttpProbe { port: 80, ..Default::default() })))),
+        readiness: Some(probe(None)),
+        liveness: Some(probe(Some(v1::probe::Test::Tcp(v1::TcpProbe { port: 70_000 })))),
+    };
+    let container =
+        |probes| v1::ContainerSpec { image: "web".into(), probes: Some(probes), ..Default::default() };
+    let spec = |probes| v1::ServiceSpec {
+        name: "web".into(),
+        container: Some(container(probes)),
+        ..Default::default()
+    };
+    let Violations(found) = ServiceSpec::try_from(spec(probes.clone())).unwrap_err();
+    let fields: Vec<_> = found.iter().map(|violation| violation.field.as_str()).collect();
+    assert_eq!(fields, ["spec.container.probes.readiness.test", "spec.container.probes.liveness.tcp.port"]);
+    let filled =
+        ServiceSpec::try_from(spec(v1::Probes { startup: probes.startup, ..Default::default() })).unwrap();
+    let http = ProbeTest::Http { port: 80, path: "/".into(), headers: BTreeMap::new() };
+    assert_eq!(filled.container.probes.startup, Some(Probe::new(http)));
 }
 
 #[test]

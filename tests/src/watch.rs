@@ -174,7 +174,7 @@ impl Drop for Watcher {
 #[must_use]
 pub fn is_ready(instance: &Instance) -> bool {
     instance.desired() == Desired::Run
-        && instance.observed.as_ref().is_some_and(|observed| observed.phase() == Phase::Ready)
+        && instance.observed.as_ref().is_some_and(skein_proto::v1::Observed::is_ready)
 }
 
 /// Holds its slot.

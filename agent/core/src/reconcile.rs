@@ -338,12 +338,10 @@ mod tests {
     use super::*;
 
     fn at(attempt: u32, phase: Phase, message: &str) -> News {
+        let message = message.to_owned();
         News::Observed(Observed {
-            progress: Progress { attempt, phase },
-            at: Timestamp::default(),
-            container_id: String::new(),
-            exit_code: None,
-            message: message.to_owned(),
+            message,
+            ..Observed::of(Progress { attempt, phase }, Timestamp::default())
         })
     }
 

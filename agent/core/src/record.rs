@@ -138,11 +138,10 @@ impl Record {
     pub fn observed(&self) -> Observed {
         let message = if self.obstacle.is_empty() { &self.cause } else { &self.obstacle };
         Observed {
-            progress: self.progress,
-            at: self.at,
             container_id: self.container.clone(),
             exit_code: self.exit_code,
             message: message.clone(),
+            ..Observed::of(self.progress, self.at)
         }
     }
 

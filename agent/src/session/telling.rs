@@ -76,13 +76,7 @@ mod tests {
     }
 
     fn at(phase: Phase) -> News {
-        News::Observed(Observed {
-            progress: Progress { attempt: 1, phase },
-            at: Timestamp::default(),
-            container_id: String::new(),
-            exit_code: None,
-            message: String::new(),
-        })
+        News::Observed(Observed::of(Progress { attempt: 1, phase }, Timestamp::default()))
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::{path::Path, time::Duration};
 
 use skein_common::{
     NodeId, ServiceId,
-    assignment::{Assignment, AssignmentContent},
+    assignment::{Assignment, AssignmentContent, Known},
     instance::{Desired, News, Phase},
     service::{ContainerSpec, Generation, ResourceRequirements, RestartPolicy},
 };
@@ -38,7 +38,9 @@ fn assignment(number: u64, desired: Desired) -> Assignment {
         resources: ResourceRequirements::default(),
         restart: RestartPolicy::default(),
         ports: Vec::new(),
+        devices: Vec::new(),
         attempt: 1,
+        known: Known::default(),
     }
 }
 

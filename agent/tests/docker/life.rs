@@ -162,6 +162,7 @@ pub fn with_health(
         timeout: Duration::from_secs(5),
         retries: 2,
         start_period: Duration::ZERO,
+        start_interval: Duration::ZERO,
     });
     with_environment(config, &[("PORT", &PORT.to_string())])
 }

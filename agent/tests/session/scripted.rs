@@ -12,7 +12,7 @@ use skein_agent::{
 };
 use skein_common::{
     ClusterId, InstanceId, Resources, ServiceId,
-    assignment::{Assignment, AssignmentContent, AssignmentUpdate},
+    assignment::{Assignment, AssignmentContent, AssignmentUpdate, Known},
     instance::{Desired, InstanceReport, News, Phase},
     node::Platform,
     service::{ContainerSpec, Generation, ResourceRequirements, RestartPolicy},
@@ -228,7 +228,9 @@ pub fn assignment(number: u64, desired: Desired) -> Assignment {
         resources: ResourceRequirements::default(),
         restart: RestartPolicy::default(),
         ports: Vec::new(),
+        devices: Vec::new(),
         attempt: 1,
+        known: Known::default(),
     }
 }
 

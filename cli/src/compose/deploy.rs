@@ -2,7 +2,10 @@
 
 use skein_common::{
     Resources,
-    service::{DEFAULT_REPLICAS, Mode, ResourceRequirements, RestartCondition, RestartPolicy, ServiceSpec},
+    service::{
+        DEFAULT_PIDS, DEFAULT_REPLICAS, Mode, ResourceRequirements, RestartCondition, RestartPolicy,
+        ServiceSpec,
+    },
 };
 
 use super::{
@@ -85,6 +88,11 @@ fn resources(field: &Field<'_>, origins: &mut Origins, report: &mut Report) -> R
     let mut found = ResourceRequirements::default();
     let Some(section) = field.section(keys::RESOURCES, report) else { return found };
     origins.add("spec.resources", &field.path, field.node.at);
+    let limits = section.get("limits").and_then(|field| field.free_section(&mut Report::default()));
+    if let Some(field) = limits.and_then(|limits| limits.get("pids")) {
+        origins.add("spec.resources.pids", &field.path, field.node.at);
+        found.pids = pids(&field, report);
+    }
     for (key, keys, spec_field, amount) in [
         ("limits", keys::LIMIT, "spec.resources.limit", &mut found.limit),
         ("reservations", keys::RESERVATION, "spec.resources.reservation", &mut found.reservation),
@@ -102,6 +110,20 @@ fn resources(field: &Field<'_>, origins: &mut Origins, report: &mut Report) -> R
         };
     }
     found
+}
+
+/// Docker's 0 and -1 are no limit at all, which one service must not have of a node.
+pub fn pids(field: &Field<'_>, report: &mut Report) -> Option<u32> {
+    match field.signed(report)? {
+        0 | -1 => {
+            field.warn(report, format!("there is no container without a limit: it may have {DEFAULT_PIDS}"));
+            None
+        }
+        number => u32::try_from(number).ok().or_else(|| {
+            field.error(report, format!("{number} is no number of processes"));
+            None
+        }),
+    }
 }
 
 /// Reported by [`resources`] where they are not what they should be.

@@ -15,6 +15,7 @@ use super::{
     keys,
     origin::Origins,
     placement::topology,
+    probe,
     yaml::Value,
 };
 
@@ -52,6 +53,9 @@ pub fn read(
     if let Some(field) = section.get("disruption") {
         origins.add("spec.max_unavailable", &field.path, field.node.at);
         spec.disruption = disruption(&field, report);
+    }
+    if let Some(field) = section.get("probes") {
+        spec.container.probes = probe::read(&field, origins, report);
     }
     if let Some(field) = section.get("canary") {
         origins.add("spec.update.canary", &field.path, field.node.at);

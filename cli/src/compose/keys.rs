@@ -107,7 +107,7 @@ pub const SERVICE: Keys = &[
     ("oom_kill_disable", Refused(NOT_STACK)),
     ("oom_score_adj", Ignored("ignored: not supported yet")),
     ("pid", Ignored(AS_STACK)),
-    ("pids_limit", Refused(LATER)),
+    ("pids_limit", Read),
     ("platform", Ignored("ignored: constrain node.platform.arch in deploy.placement.constraints instead")),
     ("ports", Read),
     ("post_start", Refused(NOT_STACK)),
@@ -187,6 +187,7 @@ pub const EXTENSION: Keys = &[
     ("disruption", Read),
     ("job", Read),
     ("priority", Read),
+    ("probes", Read),
     ("progress_deadline", Read),
     ("spread", Read),
     ("strategy", Read),
@@ -204,11 +205,7 @@ pub const JOB: Keys = &[
 ];
 pub const CANARY: Keys = &[("instances", Read), ("promote", Read)];
 pub const RESOURCES: Keys = &[("limits", Read), ("reservations", Read)];
-pub const LIMIT: Keys = &[
-    ("cpus", Read),
-    ("memory", Read),
-    ("pids", Ignored("ignored: every container may have 4,096 processes")),
-];
+pub const LIMIT: Keys = &[("cpus", Read), ("memory", Read), ("pids", Read)];
 pub const RESERVATION: Keys = &[
     ("cpus", Read),
     ("memory", Read),
@@ -220,11 +217,27 @@ pub const HEALTHCHECK: Keys = &[
     ("disable", Read),
     ("interval", Read),
     ("retries", Read),
-    ("start_interval", Ignored("ignored: not supported yet")),
+    ("start_interval", Read),
     ("start_period", Read),
     ("test", Read),
     ("timeout", Read),
 ];
+/// Of `x-skein`.
+pub const PROBES: Keys = &[("liveness", Read), ("readiness", Read), ("startup", Read)];
+pub const PROBE: Keys = &[
+    ("exec", Read),
+    ("grpc", Read),
+    ("http", Read),
+    ("interval", Read),
+    ("retries", Read),
+    ("start_interval", Read),
+    ("start_period", Read),
+    ("successes", Read),
+    ("tcp", Read),
+    ("timeout", Read),
+];
+pub const PROBE_HTTP: Keys = &[("headers", Read), ("path", Read), ("port", Read)];
+pub const PROBE_GRPC: Keys = &[("port", Read), ("service", Read)];
 pub const PORT: Keys = &[
     ("app_protocol", Ignored(AS_STACK)),
     ("host_ip", Refused("a service listens on every node: remove the address")),

@@ -79,6 +79,10 @@ pub fn read(
         deploy::read(&field, &mut spec, &mut origins, report);
     }
     restart(&section, &mut spec, report);
+    if let Some(field) = section.get("pids_limit") {
+        origins.add("spec.resources.pids", &field.path, field.node.at);
+        spec.resources.pids = deploy::pids(&field, report);
+    }
     if let Some(field) = section.get("x-skein") {
         let own = spec.name.clone();
         let names = extension::Names { stack: around.stack, services: around.services, own: &own };
@@ -206,8 +210,15 @@ fn healthcheck(field: &Field<'_>, report: &mut Report) -> Option<Healthcheck> {
         timeout: duration(&section, "timeout", report).unwrap_or_default(),
         retries: retries.and_then(|retries| u32::try_from(retries).ok()).unwrap_or_default(),
         start_period: duration(&section, "start_period", report).unwrap_or_default(),
+        start_interval: start_interval(&section, report),
         test: test?,
     })
+}
+
+fn start_interval(section: &Section<'_>, report: &mut Report) -> Duration {
+    let Some(field) = section.get("start_interval") else { return Duration::ZERO };
+    field.warn(report, "Docker before 25 does not know it and keeps to interval; a probe of x-skein does");
+    field.duration(report).unwrap_or_default()
 }
 
 fn health_test(field: &Field<'_>, report: &mut Report) -> Option<HealthTest> {

@@ -11,8 +11,8 @@ use skein_common::{
     Resources,
     placement::{Affinity, Direction, GenericRequest, Strategy, TopologyKey, TopologySpread},
     service::{
-        Disruption, FailureAction, HealthTest, Mode, Mount, MountKind, MountOptions, PlacementPolicy,
-        Protocol, Publish, RestartCondition, UpdateOrder, UpdatePolicy,
+        Disruption, FailureAction, HealthTest, Mode, Mount, MountKind, MountOptions, PlacementPolicy, Probe,
+        ProbeTest, Probes, Protocol, Publish, RestartCondition, UpdateOrder, UpdatePolicy,
     },
 };
 

@@ -60,6 +60,11 @@ fn v1_phase(observed: &skein_proto::v1::Observed) -> Phase {
     }
 }
 
+/// May receive traffic.
+pub fn is_ready(instance: &Instance) -> bool {
+    instance.observed.as_ref().is_some_and(skein_proto::v1::Observed::is_ready)
+}
+
 /// Nothing more will happen to it.
 pub fn is_over(instance: &Instance) -> bool {
     matches!(phase(instance), Phase::Stopped | Phase::Failed | Phase::Rejected)
@@ -69,9 +74,15 @@ pub fn is_wanted(instance: &Instance) -> bool {
     instance.desired() == Desired::Run
 }
 
-/// `ready`, or `starting (attempt 3)`.
+/// Of one that was ready, runs, and fails its readiness probe.
+pub const NOT_READY: &str = "not ready";
+
+/// `ready`, `not ready`, or `starting (attempt 3)`.
 fn phase_text(instance: &Instance) -> String {
-    let phase = text::enum_word(phase(instance).as_str_name(), "PHASE_");
+    let phase = match phase(instance) {
+        Phase::Ready if !is_ready(instance) => NOT_READY.to_owned(),
+        phase => text::enum_word(phase.as_str_name(), "PHASE_"),
+    };
     match instance.observed.as_ref().map_or(0, |observed| observed.attempt) {
         0 | 1 => phase,
         attempt => format!("{phase} (attempt {attempt})"),

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 
 use super::{
     ContainerSpec, Disruption, FailureAction, HealthTest, Mode, Mount, MountKind, PortSpec, Publish,
-    RestartCondition, ServiceSpec, UpdatePolicy,
+    ResourceRequirements, RestartCondition, ServiceSpec, UpdatePolicy,
 };
-use crate::{Violations, resources::Resources};
+use crate::Violations;
 
 /// Docker's container name is `skein-<service>-<slot>-<instance>-<attempt>`; this keeps it short.
 const MAX_NAME: usize = 63;
@@ -16,6 +16,8 @@ const MAX_PORTS: usize = 64;
 const MAX_TEXT_BYTES: usize = 256 * 1024;
 /// Docker refuses less (its own bound for the memory limit).
 const MIN_MEMORY_LIMIT: u64 = 6 * 1024 * 1024;
+/// The kernel's (`PID_MAX_LIMIT`).
+const MAX_PIDS: u32 = 1 << 22;
 /// Labels of the orchestrator itself.
 pub const RESERVED_LABELS: &str = "io.skein.";
 
@@ -45,7 +47,7 @@ impl ServiceSpec {
             found.add("spec.restart.condition", "a job ends: use on-failure or none");
         }
         check_container(&self.container, &mut found);
-        check_resources(self.resources.reservation, self.resources.limit, &mut found);
+        check_resources(self.resources, &mut found);
         self.placement.check(&mut found);
         check_ports(&self.ports, &mut found);
         check_update("update", &self.update, &mut found);
@@ -158,6 +160,7 @@ fn check_container(container: &ContainerSpec, found: &mut Violations) {
     }
     check_mounts(&container.mounts, found);
     check_process(container, found);
+    container.probes.check(found);
     match container.healthcheck.as_ref().map(|check| &check.test) {
         Some(HealthTest::Exec(words)) if words.is_empty() => {
             found.add(
@@ -198,7 +201,11 @@ fn check_mounts(mounts: &[Mount], found: &mut Violations) {
     }
 }
 
-fn check_resources(reservation: Resources, limit: Resources, found: &mut Violations) {
+fn check_resources(resources: ResourceRequirements, found: &mut Violations) {
+    let ResourceRequirements { reservation, limit, pids } = resources;
+    if let Some(pids) = pids.filter(|pids| !(1..=MAX_PIDS).contains(pids)) {
+        found.add("spec.resources.pids", format!("{pids} is not between 1 and {MAX_PIDS}"));
+    }
     if limit.memory_bytes != 0 && limit.memory_bytes < MIN_MEMORY_LIMIT {
         found.add(
             "spec.resources.limit.memory_bytes",

@@ -140,13 +140,7 @@ fn preemption() {
     }
     let reports = (1u64..=5_000).map(|number| {
         let progress = Progress { attempt: 1, phase: Phase::Ready };
-        let news = News::Observed(Observed {
-            progress,
-            at: Timestamp::default(),
-            container_id: String::new(),
-            exit_code: None,
-            message: String::new(),
-        });
+        let news = News::Observed(Observed::of(progress, Timestamp::default()));
         Report { node: NodeId::from_random(number), instance: InstanceId::from_random(number), news }
     });
     apply(&mut state, CommandKind::Observe { reports: reports.collect() });

@@ -60,6 +60,7 @@ fn full_spec() -> ServiceSpec {
         timeout: std::time::Duration::from_millis(1_500),
         retries: 3,
         start_period: std::time::Duration::ZERO,
+        start_interval: std::time::Duration::ZERO,
     });
     spec.restart.delay = Some(std::time::Duration::from_secs(1));
     spec.restart.max_attempts = Some(3);
@@ -98,11 +99,10 @@ fn plan() -> Plan {
 fn kinds() -> Vec<CommandKind> {
     let (service, node_id) = (ServiceId::from_random(31), NodeId::from_random(11));
     let observed = Observed {
-        progress: Progress { attempt: 2, phase: Phase::Ready },
-        at: EPOCH,
         container_id: "abc".to_owned(),
         exit_code: Some(-1),
         message: "said".to_owned(),
+        ..Observed::of(Progress { attempt: 2, phase: Phase::Ready }, EPOCH)
     };
     let report = |news| Report { node: node_id, instance: InstanceId::from_random(21), news };
     vec![

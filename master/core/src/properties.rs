@@ -352,13 +352,7 @@ impl World {
             Action::Report { instance, attempt, phase, exit } => {
                 let instance = pick(state.instances(), instance)?;
                 let progress = Progress { attempt: *attempt, phase: *phase.get(&PHASES) };
-                let observed = Observed {
-                    progress,
-                    at: self.cluster.now,
-                    container_id: String::new(),
-                    exit_code: *exit,
-                    message: String::new(),
-                };
+                let observed = Observed { exit_code: *exit, ..Observed::of(progress, self.cluster.now) };
                 (instance, News::Observed(observed))
             }
             Action::End { instance, phase } => {

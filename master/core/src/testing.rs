@@ -275,7 +275,7 @@ impl Cluster {
         let Some(node) = instance.node else { return };
         let progress = Progress { phase, ..instance.observed.progress };
         let message = message.to_owned();
-        let observed = Observed { progress, at: self.now, exit_code, message, container_id: String::new() };
+        let observed = Observed { exit_code, message, ..Observed::of(progress, self.now) };
         let report = Report { node, instance: id, news: News::Observed(observed) };
         self.accept(CommandKind::Observe { reports: vec![report] });
     }

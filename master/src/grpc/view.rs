@@ -84,7 +84,7 @@ fn status(state: &ClusterState, service: &Service) -> v1::ServiceStatus {
         let runs = wanted && phase.is_running();
         live += u32::from(instance.is_live());
         status.running += u32::from(runs);
-        status.ready += u32::from(wanted && phase == Phase::Ready);
+        status.ready += u32::from(wanted && instance.is_ready());
         status.updated += u32::from(runs && state.is_current(instance));
         let done = service.spec.mode.is_job()
             && state.is_current(instance)
@@ -114,6 +114,7 @@ fn complaint_of(instance: &Instance) -> Option<&str> {
     let observed = &instance.observed;
     let text = match observed.progress.phase {
         Phase::Pending => &instance.explanation,
+        Phase::Ready if !instance.is_ready() => &observed.message,
         Phase::Running | Phase::Ready | Phase::Draining | Phase::Stopping | Phase::Stopped => return None,
         _ if observed.message.is_empty() => &instance.explanation,
         _ => &observed.message,

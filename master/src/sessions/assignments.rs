@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 
 use skein_common::{
     InstanceId, NodeId,
-    assignment::{Assignment, AssignmentContent, AssignmentUpdate},
-    instance::{Desired, Instance, Slot},
+    assignment::{Assignment, AssignmentContent, AssignmentUpdate, Known},
+    instance::{Desired, Instance, Observed, Phase, Slot},
 };
 use skein_master_core::ClusterState;
 
@@ -93,8 +93,18 @@ fn assignment(state: &ClusterState, instance: &Instance) -> Option<Assignment> {
         resources: spec.resources,
         restart: spec.restart,
         ports: instance.ports.clone(),
+        devices: instance.devices.clone(),
         attempt: instance.observed.progress.attempt,
+        known: known(&instance.observed),
     })
+}
+
+fn known(observed: &Observed) -> Known {
+    Known {
+        was_ready: observed.progress.phase == Phase::Ready,
+        readiness: observed.readiness,
+        restarts: observed.restarts.clone(),
+    }
 }
 
 /// An instance that ended is not to run again, whatever was wanted of it: an agent that lost its
@@ -112,7 +122,7 @@ mod tests {
 
     use skein_common::{
         ClusterId, Resources, Revision, ServiceId, Timestamp,
-        instance::{News, Observed, Phase, Progress},
+        instance::{News, Progress},
         node::{NodeDescription, Platform},
         service::{Generation, Mode, ServiceSpec},
     };
@@ -184,13 +194,7 @@ mod tests {
             // Completed, or about to be replaced: wanted, and over.
             (Phase::Stopped, Desired::Stop),
         ] {
-            let observed = Observed {
-                progress: Progress { attempt: 1, phase },
-                at: Timestamp::default(),
-                container_id: String::new(),
-                exit_code: None,
-                message: String::new(),
-            };
+            let observed = Observed::of(Progress { attempt: 1, phase }, Timestamp::default());
             let report = Report { node, instance: id, news: News::Observed(observed) };
             let kind = CommandKind::Observe { reports: vec![report] };
             let command = Command { request: None, at: Timestamp::default(), actor: Actor::User, kind };

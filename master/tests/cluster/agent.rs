@@ -41,9 +41,7 @@ pub fn hello(number: u64) -> Hello {
 pub fn report(instance: InstanceId, attempt: u32, phase: Phase) -> InstanceReport {
     let progress = Progress { attempt, phase };
     let at = Timestamp::from_unix_ms(1_700_000_000_000);
-    let observed =
-        Observed { progress, at, container_id: String::new(), exit_code: None, message: String::new() };
-    InstanceReport { instance, news: News::Observed(observed) }
+    InstanceReport { instance, news: News::Observed(Observed::of(progress, at)) }
 }
 
 pub async fn client(address: SocketAddr) -> AgentServiceClient<tonic::transport::Channel> {

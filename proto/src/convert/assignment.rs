@@ -2,12 +2,13 @@
 
 use skein_common::{
     InstanceId,
-    assignment::{Assignment, AssignmentContent, AssignmentUpdate},
-    instance::PortBinding,
+    assignment::{Assignment, AssignmentContent, AssignmentUpdate, Known},
+    instance::{PortBinding, Readiness, Restarts},
+    placement::DeviceShare,
     service::{Generation, ResourceRequirements},
 };
 
-use super::{InvalidMessage, id, required};
+use super::{InvalidMessage, id, instance::restarts_to_wire, required};
 use crate::v1;
 
 impl From<&Assignment> for v1::Assignment {
@@ -25,6 +26,9 @@ impl From<&Assignment> for v1::Assignment {
             restart: Some((&assignment.restart).into()),
             ports: assignment.ports.iter().map(v1::PortBinding::from).collect(),
             attempt: assignment.attempt,
+            devices: assignment.devices.iter().map(v1::DeviceShare::from).collect(),
+            pids: assignment.resources.pids,
+            known: (assignment.known != Known::default()).then(|| (&assignment.known).into()),
         }
     }
 }
@@ -54,10 +58,35 @@ impl TryFrom<v1::Assignment> for Assignment {
             resources: ResourceRequirements {
                 reservation: wire.reservation.unwrap_or_default().into(),
                 limit: wire.limit.unwrap_or_default().into(),
+                pids: wire.pids,
             },
             restart,
             ports: wire.ports.into_iter().map(PortBinding::try_from).collect::<Result<_, _>>()?,
+            devices: wire.devices.into_iter().map(DeviceShare::try_from).collect::<Result<_, _>>()?,
             attempt: wire.attempt.max(1),
+            known: wire.known.map(Known::try_from).transpose()?.unwrap_or_default(),
+        })
+    }
+}
+
+impl From<&Known> for v1::Known {
+    fn from(known: &Known) -> Self {
+        Self {
+            was_ready: known.was_ready,
+            readiness: known.readiness.0,
+            restarts: restarts_to_wire(&known.restarts),
+        }
+    }
+}
+
+impl TryFrom<v1::Known> for Known {
+    type Error = InvalidMessage;
+
+    fn try_from(wire: v1::Known) -> Result<Self, InvalidMessage> {
+        Ok(Self {
+            was_ready: wire.was_ready,
+            readiness: Readiness(wire.readiness),
+            restarts: wire.restarts.map(Restarts::try_from).transpose()?.unwrap_or_default(),
         })
     }
 }

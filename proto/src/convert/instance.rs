@@ -1,8 +1,8 @@
 //! Phases, wishes and observations.
 
 use skein_common::{
-    InstanceId,
-    instance::{Desired, InstanceReport, News, Observed, Phase, PortBinding, Progress},
+    InstanceId, Timestamp,
+    instance::{Desired, InstanceReport, News, Observed, Phase, PortBinding, Progress, Readiness, Restarts},
     service::Protocol,
 };
 
@@ -82,6 +82,8 @@ impl From<&Observed> for v1::Observed {
             container_id: observed.container_id.clone(),
             exit_code: observed.exit_code,
             message: observed.message.clone(),
+            readiness: observed.readiness.0,
+            restarts: restarts_to_wire(&observed.restarts),
         }
     }
 }
@@ -100,6 +102,45 @@ impl TryFrom<v1::Observed> for Observed {
             container_id: wire.container_id,
             exit_code: wire.exit_code,
             message: wire.message,
+            readiness: Readiness(wire.readiness),
+            restarts: wire.restarts.map(Restarts::try_from).transpose()?.unwrap_or_default(),
+        })
+    }
+}
+
+impl v1::Observed {
+    /// May receive traffic.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.phase() == v1::Phase::Ready && Readiness(self.readiness).is_serving()
+    }
+}
+
+/// Absent when nothing was restarted, as nearly always.
+pub(super) fn restarts_to_wire(restarts: &Restarts) -> Option<v1::Restarts> {
+    (*restarts != Restarts::default()).then(|| v1::Restarts {
+        total: restarts.total,
+        streak: restarts.streak,
+        in_window: restarts.in_window,
+        recent: restarts.recent.iter().copied().map(timestamp_to_wire).collect(),
+        not_before: Some(timestamp_to_wire(restarts.not_before)),
+    })
+}
+
+impl TryFrom<v1::Restarts> for Restarts {
+    type Error = InvalidMessage;
+
+    fn try_from(wire: v1::Restarts) -> Result<Self, InvalidMessage> {
+        let recent = wire.recent.into_iter().take(Self::KEPT);
+        Ok(Self {
+            total: wire.total,
+            streak: wire.streak,
+            in_window: wire.in_window,
+            recent: recent.map(|at| timestamp_from_wire("restarts.recent", at)).collect::<Result<_, _>>()?,
+            not_before: match wire.not_before {
+                Some(at) => timestamp_from_wire("restarts.not_before", at)?,
+                None => Timestamp::default(),
+            },
         })
     }
 }

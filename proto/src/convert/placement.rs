@@ -176,6 +176,18 @@ impl TryFrom<v1::GenericResource> for GenericResource {
     }
 }
 
+impl TryFrom<v1::DeviceShare> for DeviceShare {
+    type Error = InvalidMessage;
+
+    fn try_from(wire: v1::DeviceShare) -> Result<Self, InvalidMessage> {
+        let number = |number: u32| {
+            u16::try_from(number)
+                .map_err(|_| InvalidMessage::invalid("devices", format!("{number} is more than 65535")))
+        };
+        Ok(Self { name: wire.name, device: number(wire.device)?, millis: number(wire.millis)? })
+    }
+}
+
 impl From<&DeviceShare> for v1::DeviceShare {
     fn from(share: &DeviceShare) -> Self {
         Self { name: share.name.clone(), device: share.device.into(), millis: share.millis.into() }

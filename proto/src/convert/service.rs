@@ -11,7 +11,7 @@ use skein_common::{
     },
 };
 
-use super::{duration_from_wire, duration_to_wire, job::job_policy, update::update_policy};
+use super::{duration_from_wire, duration_to_wire, job::job_policy, probe::probes, update::update_policy};
 use crate::v1;
 
 /// Collects violations while values are read on.
@@ -30,7 +30,7 @@ impl Door<'_> {
         })
     }
 
-    fn port(&mut self, field: &str, number: u32) -> u16 {
+    pub(super) fn port(&mut self, field: &str, number: u32) -> u16 {
         u16::try_from(number).unwrap_or_else(|_| {
             self.found.add(field, format!("{number} is more than 65535"));
             // Not reported a second time as missing.
@@ -120,6 +120,7 @@ fn container(door: &mut Door<'_>, wire: v1::ContainerSpec) -> ContainerSpec {
             .map(|(position, wire)| mount(door, position, wire))
             .collect(),
         healthcheck: wire.healthcheck.and_then(|wire| healthcheck(door, wire)),
+        probes: wire.probes.map(|wire| probes(door, wire)).unwrap_or_default(),
         stop_signal: wire.stop_signal,
         stop_grace: door.duration("spec.container.stop_grace", wire.stop_grace).unwrap_or(DEFAULT_STOP_GRACE),
         hostname: wire.hostname,
@@ -177,6 +178,7 @@ fn healthcheck(door: &mut Door<'_>, wire: v1::Healthcheck) -> Option<Healthcheck
         interval: duration("interval", wire.interval),
         timeout: duration("timeout", wire.timeout),
         start_period: duration("start_period", wire.start_period),
+        start_interval: duration("start_interval", wire.start_interval),
         retries: wire.retries,
     })
 }
@@ -258,6 +260,7 @@ impl From<v1::ResourceRequirements> for ResourceRequirements {
         Self {
             reservation: wire.reservation.unwrap_or_default().into(),
             limit: wire.limit.unwrap_or_default().into(),
+            pids: wire.pids,
         }
     }
 }
@@ -282,6 +285,7 @@ impl From<&ServiceSpec> for v1::ServiceSpec {
             resources: Some(v1::ResourceRequirements {
                 reservation: Some(spec.resources.reservation.into()),
                 limit: Some(spec.resources.limit.into()),
+                pids: spec.resources.pids,
             }),
             restart: Some((&spec.restart).into()),
             placement: Some((&spec.placement).into()),
@@ -306,6 +310,7 @@ impl From<&ContainerSpec> for v1::ContainerSpec {
             working_dir: container.working_dir.clone(),
             mounts: container.mounts.iter().map(v1::Mount::from).collect(),
             healthcheck: container.healthcheck.as_ref().map(v1::Healthcheck::from),
+            probes: (!container.probes.is_empty()).then(|| (&container.probes).into()),
             stop_signal: container.stop_signal.clone(),
             stop_grace: Some(duration_to_wire(container.stop_grace)),
             hostname: container.hostname.clone(),
@@ -388,6 +393,7 @@ impl From<&Healthcheck> for v1::Healthcheck {
             timeout: duration(check.timeout),
             retries: check.retries,
             start_period: duration(check.start_period),
+            start_interval: duration(check.start_interval),
         }
     }
 }

@@ -239,7 +239,7 @@ impl World {
             held += 1;
             let phase = instance.observed.progress.phase;
             let fine =
-                phase == Phase::Ready || is_completed(instance, spec) || (crowded && phase == Phase::Pending);
+                instance.is_ready() || is_completed(instance, spec) || (crowded && phase == Phase::Pending);
             if !fine {
                 return Some(format!(
                     "{} is {phase}: {}",
@@ -346,7 +346,7 @@ fn has_reason(state: &ClusterState, instance: &Instance, wish: &Wish) -> bool {
     };
     // It was started beside another one, or another one beside it is Ready.
     let pair = state.instances_in(instance.service, instance.slot).any(|other| {
-        let successor = other.beside == Some(instance.id) && other.observed.progress.phase == Phase::Ready;
+        let successor = other.beside == Some(instance.id) && other.is_ready();
         other.is_live() && (successor || instance.beside == Some(other.id))
     });
     !wish.lost && (service.deleting || too_many || pair || !state.is_current(instance))

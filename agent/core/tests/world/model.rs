@@ -15,7 +15,7 @@ use skein_agent_core::{
 };
 use skein_common::{
     InstanceId, ServiceId, Timestamp,
-    assignment::{Assignment, AssignmentContent, AssignmentUpdate},
+    assignment::{Assignment, AssignmentContent, AssignmentUpdate, Known},
     instance::{Desired, News, Observed, Phase, Progress},
     service::{ContainerSpec, Generation, ResourceRequirements, RestartPolicy},
 };
@@ -39,7 +39,9 @@ pub fn assignment(number: u64, desired: Desired, restart: RestartPolicy) -> Assi
         resources: ResourceRequirements::default(),
         restart,
         ports: Vec::new(),
+        devices: Vec::new(),
         attempt: 1,
+        known: Known::default(),
     }
 }
 

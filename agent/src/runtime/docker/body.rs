@@ -17,7 +17,7 @@ use bollard::models::{
 use skein_common::{
     Resources,
     instance::PortBinding,
-    service::{ContainerSpec, HealthTest, Healthcheck, Mount, MountKind, MountOptions, Ulimit},
+    service::{ContainerSpec, DEFAULT_PIDS, HealthTest, Healthcheck, Mount, MountKind, MountOptions, Ulimit},
 };
 
 use super::{
@@ -28,8 +28,6 @@ use super::{
 /// Every address of the node: the balancers of other nodes come in through any of them. Only
 /// IPv4, because each address costs a proxy process of the engine's.
 const HOST_ADDRESS: &str = "0.0.0.0";
-/// A fork bomb must not take the node along; no sane service comes near (podman's is 2,048).
-const PIDS_LIMIT: i64 = 4096;
 /// What the engine may keep of a container's output.
 const LOG_MAX_SIZE: &str = "10m";
 const LOG_MAX_FILES: &str = "3";
@@ -89,7 +87,7 @@ fn host_config(spec: &ContainerSpec, config: &ContainerConfig) -> HostConfig {
         memory: (limit.memory_bytes > 0).then(|| signed(limit.memory_bytes)),
         // Memory and swap together: no swap on top of the limit.
         memory_swap: (limit.memory_bytes > 0).then(|| signed(limit.memory_bytes)),
-        pids_limit: Some(PIDS_LIMIT),
+        pids_limit: Some(config.resources.pids.unwrap_or(DEFAULT_PIDS).into()),
         init: Some(spec.init),
         readonly_rootfs: Some(spec.read_only),
         cap_add: some_words(&spec.cap_add),
@@ -157,7 +155,7 @@ fn healthcheck(check: &Healthcheck) -> HealthConfig {
         timeout: Some(nanos(check.timeout)),
         retries: Some(i64::from(check.retries)),
         start_period: Some(nanos(check.start_period)),
-        ..HealthConfig::default()
+        start_interval: Some(nanos(check.start_interval)),
     }
 }
 
@@ -318,6 +316,7 @@ mod tests {
             timeout: Duration::ZERO,
             retries: 0,
             start_period: Duration::ZERO,
+            start_interval: Duration::ZERO,
         };
         let shell = healthcheck(&check(HealthTest::Shell("true".to_owned()), Duration::ZERO));
         assert_eq!(shell.test, Some(vec!["CMD-SHELL".to_owned(), "true".to_owned()]));

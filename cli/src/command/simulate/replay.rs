@@ -218,7 +218,8 @@ fn spec(instances: &TraceInstances) -> ServiceSpec {
     let mut spec =
         ServiceSpec::new(instances.service.clone().unwrap_or_default(), ContainerSpec::new("trace"));
     spec.placement = placement;
-    spec.resources = ResourceRequirements { reservation: instances.reservation, limit: Resources::ZERO };
+    spec.resources =
+        ResourceRequirements { reservation: instances.reservation, ..ResourceRequirements::default() };
     spec
 }
 

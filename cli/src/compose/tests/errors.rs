@@ -133,7 +133,7 @@ const ERRORS_OF_A_SERVICE: &[(&str, &str)] = &[
         "4:26: services.web.healthcheck.test: expected [CMD, program, argument...], [CMD-SHELL, line], [NONE] \
              or one line of text",
     ),
-    ("pids_limit: 5", "4:5: services.web.pids_limit: not supported yet"),
+    ("pids_limit: 99999999", "4:17: services.web.pids_limit: 99999999 is not between 1 and 4194304"),
     (
         "networks: [back]",
         "4:16: services.web.networks[0]: the network back is not declared under the top-level networks",

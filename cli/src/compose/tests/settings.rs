@@ -204,3 +204,67 @@ fn services_come_behind_what_they_depend_on() {
                   depends_on: [b] }\n";
     assert_eq!(findings(circle), "3:30: services.b.depends_on: b -> c -> b: each would wait for the other");
 }
+
+#[test]
+fn probes_and_what_they_leave_out() {
+    let probes = |body: &str| {
+        let text = web(&format!("x-skein: {{ probes: {{ {body} }} }}"));
+        stack(&text).services[0].spec.container.probes.clone()
+    };
+    let http = |path: &str, headers: &[(&str, &str)]| ProbeTest::Http {
+        port: 80,
+        path: path.to_owned(),
+        headers: headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+    };
+    assert_eq!(probes("liveness: { http: 80 }").liveness, Some(Probe::new(http("/", &[]))));
+    let seconds = Duration::from_secs;
+    let full = "startup: { grpc: { port: 81, service: a.B }, interval: 2s, timeout: 3s, retries: 4, start_period: 5s, \
+                start_interval: 100ms }, readiness: { http: { port: 80, path: /x, headers: { Host: web } }, successes: 2, \
+                interval: 200ms }, liveness: { exec: [pg_isready, -q] }";
+    let Probes { startup, readiness, liveness } = probes(full);
+    let expected = Probe {
+        test: ProbeTest::Grpc { port: 81, service: "a.B".to_owned() },
+        interval: seconds(2),
+        timeout: seconds(3),
+        retries: 4,
+        successes: 1,
+        start_period: seconds(5),
+        start_interval: Duration::from_millis(100),
+    };
+    assert_eq!(startup, Some(expected));
+    let readiness = readiness.unwrap();
+    assert_eq!((readiness.test, readiness.successes), (http("/x", &[("Host", "web")]), 2));
+    assert_eq!(readiness.start_interval, Duration::from_millis(200), "never longer than the interval");
+    let words = ["pg_isready", "-q"].map(str::to_owned).to_vec();
+    assert_eq!(liveness, Some(Probe::new(ProbeTest::Exec(words))));
+}
+
+#[test]
+fn probes_that_make_no_sense_are_named() {
+    for (body, message) in [
+        ("liveness: { interval: 1s }", "expected exactly one of http, tcp, grpc, exec"),
+        ("liveness: { tcp: 80, http: 80 }", "expected exactly one of http, tcp, grpc, exec"),
+        ("liveness: { tcp: 0 }", "1 to 65535"),
+        ("liveness: { http: { path: / } }", "port is required"),
+        ("liveness: { tcp: 80, interval: 1ms }", "between 100ms and 24 h"),
+        ("liveness: { tcp: 80, successes: 2 }", "only a readiness probe"),
+        ("livenes: { tcp: 80 }", "did you mean liveness"),
+    ] {
+        let text = web(&format!("x-skein: {{ probes: {{ {body} }} }}"));
+        let report = findings(&text);
+        assert!(report.contains(message), "{body}: {report}");
+    }
+}
+
+#[test]
+fn processes_are_limited_in_either_place() {
+    for (body, pids) in [
+        ("deploy: { resources: { limits: { pids: 100 } } }", Some(100)),
+        ("pids_limit: 200", Some(200)),
+        ("pids_limit: -1", None),
+        ("deploy: { resources: { limits: { pids: 0 } } }", None),
+        ("deploy: { resources: { limits: { cpus: '1' } } }", None),
+    ] {
+        assert_eq!(stack(&web(body)).services[0].spec.resources.pids, pids, "{body}");
+    }
+}

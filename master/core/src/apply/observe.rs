@@ -1,7 +1,9 @@
 //! What agents report about their instances.
 //!
-//! Invariant: progress only grows and a terminal instance stays so; reports that are late,
+//! Invariant: progress (and readiness within it) only grows and a terminal instance stays so; reports that are late,
 //! repeated or not from the instance's node change nothing.
+
+use std::cmp::Ordering;
 
 use skein_common::{
     event::Severity,
@@ -31,13 +33,14 @@ fn advance(step: &mut Step<'_>, before: &Instance, observed: &Observed) {
     if !is_news(&before.observed, observed) {
         return;
     }
-    let ready = observed.progress.phase == Phase::Ready;
-    let same = before.observed.progress == observed.progress;
+    let ready = observed.is_ready();
+    let same = before.observed.clock() == observed.clock();
     let since = if same { before.ready_since } else { Some(step.state.time) };
     let ready_since = since.filter(|_| ready);
     let instance = Instance { observed: observed.clone(), ready_since, ..before.clone() };
     step.put_instance(instance.clone());
     tell(step, before.observed.progress, &instance);
+    tell_readiness(step, &before.observed, &instance);
 }
 
 /// Later progress, or more to say about the same (the agent's clock orders those).
@@ -47,7 +50,11 @@ fn is_news(known: &Observed, reported: &Observed) -> bool {
         return false;
     }
     let same = Observed { at: known.at, ..reported.clone() } == *known;
-    known.progress < reported.progress || (!same && known.at <= reported.at)
+    match known.clock().cmp(&reported.clock()) {
+        Ordering::Less => true,
+        Ordering::Equal => !same && known.at <= reported.at,
+        Ordering::Greater => false,
+    }
 }
 
 fn gone(step: &mut Step<'_>, instance: &Instance) {
@@ -93,6 +100,23 @@ fn tell(step: &mut Step<'_>, before: Progress, instance: &Instance) {
     let node = instance.node.map(|node| step.state.node_name(node)).unwrap_or_default();
     let name = step.state.instance_name(instance);
     let message = format!("{name} on {node} {what}{}", cause(&instance.observed));
+    step.instance_event(severity, reason, instance, message);
+}
+
+/// An attempt that was Ready and serves no more, or serves again.
+fn tell_readiness(step: &mut Step<'_>, before: &Observed, instance: &Instance) {
+    let now = &instance.observed;
+    let same_phase = before.progress == now.progress && now.progress.phase == Phase::Ready;
+    if instance.desired != Desired::Run || !same_phase || before.is_ready() == now.is_ready() {
+        return;
+    }
+    let node = instance.node.map(|node| step.state.node_name(node)).unwrap_or_default();
+    let name = step.state.instance_name(instance);
+    let (severity, reason, message) = if now.is_ready() {
+        (Severity::Info, "InstanceReady", format!("{name} on {node} is ready again"))
+    } else {
+        (Severity::Warning, "InstanceNotReady", format!("{name} on {node} is not ready{}", cause(now)))
+    };
     step.instance_event(severity, reason, instance, message);
 }
 

@@ -9,7 +9,7 @@
 use skein_common::{
     InstanceId, NodeId,
     event::Severity,
-    instance::{Desired, Instance, Observed, Phase, PortBinding, Progress, Slot},
+    instance::{Desired, Instance, Observed, Phase, PortBinding, Slot},
     node::{Availability, Liveness},
     placement::DeviceShare,
     service::Generation,
@@ -101,13 +101,7 @@ fn create(step: &mut Step<'_>, new: &NewInstance) {
         return;
     }
     let at = step.state.time;
-    let observed = Observed {
-        progress: Progress::FIRST,
-        at,
-        container_id: String::new(),
-        exit_code: None,
-        message: String::new(),
-    };
+    let observed = Observed::first(at);
     let mut instance = Instance {
         id: new.id,
         service: new.service,

@@ -420,13 +420,7 @@ fn reports_only_move_forward() {
         let (mut cluster, _, id) = with_instance();
         let node = cluster.node("n1");
         let report = |progress| {
-            let observed = Observed {
-                progress,
-                at: skein_common::Timestamp::from_unix_ms(0),
-                container_id: "c".to_owned(),
-                exit_code: None,
-                message: String::new(),
-            };
+            let observed = Observed::of(progress, skein_common::Timestamp::from_unix_ms(0));
             CommandKind::Observe {
                 reports: vec![Report { node, instance: id, news: News::Observed(observed) }],
             }
@@ -490,13 +484,7 @@ fn what_happened_is_told() {
     let at = cluster.now;
     let node = cluster.node("n1");
     let report = |attempt, phase, exit_code| {
-        let observed = Observed {
-            progress: Progress { attempt, phase },
-            at,
-            container_id: String::new(),
-            exit_code,
-            message: String::new(),
-        };
+        let observed = Observed { exit_code, ..Observed::of(Progress { attempt, phase }, at) };
         CommandKind::Observe { reports: vec![Report { node, instance: id, news: News::Observed(observed) }] }
     };
     let seen = reasons(&cluster.accept(report(1, Phase::Ready, None))).len();

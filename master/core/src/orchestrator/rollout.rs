@@ -13,7 +13,7 @@
 //! Deliberately not here: whether the rollout goes well (`verdict`), what a verdict does (`apply`).
 
 use skein_common::{
-    instance::{Phase, Slot},
+    instance::Slot,
     node::Liveness,
     rollout::RolloutPhase,
     service::{Publish, ServiceSpec, UpdateOrder, UpdatePolicy},
@@ -124,7 +124,7 @@ fn starts_first(spec: &ServiceSpec, policy: &UpdatePolicy) -> bool {
 /// Ends the old instance where the new one is Ready, and the new one where it is not wanted (any more).
 fn finish_successions<'a>(draft: &mut Draft<'a>, slots: &mut Slots<'a>) {
     for (slot, holder, successor) in slots.successions() {
-        let ready = successor.observed.progress.phase == Phase::Ready;
+        let ready = successor.is_ready();
         let holder_stays = draft.state.is_current(&holder) && must_leave(draft, slots, &holder).is_none();
         if !draft.state.is_current(&successor) || must_leave(draft, slots, &successor).is_some() {
             slots.end_successor(draft, slot, "the service has changed again");
@@ -143,7 +143,7 @@ fn survey<'a>(draft: &mut Draft<'a>, slots: &mut Slots<'a>) -> Survey {
         survey.total += 1;
         survey.updated += usize::from(is_updated(draft, slots, slot, hold));
         let available = match hold {
-            Hold::Live(instance) => instance.observed.progress.phase == Phase::Ready,
+            Hold::Live(instance) => instance.is_ready(),
             Hold::Completed(_) => true,
             Hold::Free | Hold::Failed(_) | Hold::Created => false,
         };
@@ -215,7 +215,7 @@ fn judge_placed(
     misplaced: bool,
     reason: Option<String>,
 ) -> Standing {
-    let ready = instance.observed.progress.phase == Phase::Ready;
+    let ready = instance.is_ready();
     match instance.node.map(|node| node.liveness) {
         Some(Liveness::Ready) => {}
         // The one instance of a node that is away; it follows when the node is back.

@@ -181,7 +181,7 @@ fn late(
         draft.wake(due);
         return None;
     }
-    let stuck = slots.live().find(|instance| instance.observed.progress.phase != Phase::Ready);
+    let stuck = slots.live().find(|instance| !instance.is_ready());
     let because = stuck.map(|instance| {
         let text =
             [&instance.explanation, &instance.observed.message].into_iter().find(|text| !text.is_empty());

@@ -11,7 +11,7 @@ use std::{
 
 use skein_common::{
     InstanceId, NodeId, Resources, ServiceId,
-    instance::{Desired, Instance, Phase},
+    instance::{Desired, Instance},
     placement::DeviceShare,
     service::{Disruption, ServiceSpec},
 };
@@ -272,7 +272,7 @@ fn budget(state: &ClusterState, service: ServiceId) -> u32 {
     let (mut there, mut ready) = (0, 0);
     for instance in live {
         there += 1;
-        ready += usize::from(instance.observed.progress.phase == Phase::Ready);
+        ready += usize::from(instance.is_ready());
     }
     let wanted = service.spec.replicas().unwrap_or_else(|| count(there));
     // As many as a rollout replaces at a time, when nothing is said.
