@@ -13,6 +13,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     let descriptors = protox::compile(&files, ["."])?;
     let out = PathBuf::from(env::var("OUT_DIR")?);
     fs::write(out.join("skein.bin"), descriptors.encode_to_vec())?;
-    tonic_prost_build::configure().bytes(".skein.v1").compile_fds(descriptors)?;
+    // Large and seldom there: every future that holds a spec would hold room for them.
+    let mut configured = tonic_prost_build::configure().bytes(".skein.v1");
+    for seldom in ["ContainerSpec.probes", "ContainerSpec.healthcheck", "ServiceSpec.rollback"] {
+        configured = configured.boxed(format!(".skein.v1.{seldom}"));
+    }
+    configured.compile_fds(descriptors)?;
     Ok(())
 }

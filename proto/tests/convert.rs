@@ -266,8 +266,11 @@ fn a_probe_is_filled_in_at_the_door() {
         readiness: Some(probe(None)),
         liveness: Some(probe(Some(v1::probe::Test::Tcp(v1::TcpProbe { port: 70_000 })))),
     };
-    let container =
-        |probes| v1::ContainerSpec { image: "web".into(), probes: Some(probes), ..Default::default() };
+    let container = |probes| v1::ContainerSpec {
+        image: "web".into(),
+        probes: Some(Box::new(probes)),
+        ..Default::default()
+    };
     let spec = |probes| v1::ServiceSpec {
         name: "web".into(),
         container: Some(container(probes)),

@@ -75,7 +75,7 @@ impl TryFrom<v1::ServiceSpec> for ServiceSpec {
                 .map(|(position, port)| port_spec(&mut door, position, port))
                 .collect(),
             update: wire.update.map(|wire| update_policy(&mut door, "update", wire)).unwrap_or_default(),
-            rollback: wire.rollback.map(|wire| update_policy(&mut door, "rollback", wire)),
+            rollback: wire.rollback.map(|wire| update_policy(&mut door, "rollback", *wire)),
             disruption: wire.disruption.map(Disruption::from),
             job: wire.job_policy.map(|wire| job_policy(&mut door, wire)).unwrap_or_default(),
         };
@@ -119,8 +119,8 @@ fn container(door: &mut Door<'_>, wire: v1::ContainerSpec) -> ContainerSpec {
             .enumerate()
             .map(|(position, wire)| mount(door, position, wire))
             .collect(),
-        healthcheck: wire.healthcheck.and_then(|wire| healthcheck(door, wire)),
-        probes: wire.probes.map(|wire| probes(door, wire)).unwrap_or_default(),
+        healthcheck: wire.healthcheck.and_then(|wire| healthcheck(door, *wire)),
+        probes: wire.probes.map(|wire| probes(door, *wire)).unwrap_or_default(),
         stop_signal: wire.stop_signal,
         stop_grace: door.duration("spec.container.stop_grace", wire.stop_grace).unwrap_or(DEFAULT_STOP_GRACE),
         hostname: wire.hostname,
@@ -291,7 +291,7 @@ impl From<&ServiceSpec> for v1::ServiceSpec {
             placement: Some((&spec.placement).into()),
             ports: spec.ports.iter().map(v1::PortSpec::from).collect(),
             update: Some((&spec.update).into()),
-            rollback: spec.rollback.as_ref().map(v1::UpdatePolicy::from),
+            rollback: spec.rollback.as_ref().map(|policy| Box::new(policy.into())),
             disruption: spec.disruption.map(v1::service_spec::Disruption::from),
             job_policy: spec.mode.is_job().then(|| (&spec.job).into()),
         }
@@ -309,8 +309,8 @@ impl From<&ContainerSpec> for v1::ContainerSpec {
             user: container.user.clone(),
             working_dir: container.working_dir.clone(),
             mounts: container.mounts.iter().map(v1::Mount::from).collect(),
-            healthcheck: container.healthcheck.as_ref().map(v1::Healthcheck::from),
-            probes: (!container.probes.is_empty()).then(|| (&container.probes).into()),
+            healthcheck: container.healthcheck.as_ref().map(|check| Box::new(check.into())),
+            probes: (!container.probes.is_empty()).then(|| Box::new((&container.probes).into())),
             stop_signal: container.stop_signal.clone(),
             stop_grace: Some(duration_to_wire(container.stop_grace)),
             hostname: container.hostname.clone(),
