@@ -289,6 +289,48 @@ impl Api {
         call!(self, Repeat::Read, cluster.get_status(v1::GetStatusRequest {}))
     }
 
+    pub async fn cluster_config(&self) -> Result<v1::GetClusterConfigResponse, Failure> {
+        let request = v1::GetClusterConfigRequest { consistency: self.consistency };
+        call!(self, Repeat::Read, cluster.get_cluster_config(request))
+    }
+
+    /// Replaces all settings, unless they have changed since `etag`.
+    pub async fn set_cluster_config(
+        &self,
+        config: v1::ClusterConfig,
+        etag: &str,
+    ) -> Result<v1::UpdateClusterConfigResponse, Failure> {
+        let request = v1::UpdateClusterConfigRequest {
+            config: Some(config),
+            etag: etag.to_owned(),
+            request_id: request_id(),
+            ..Default::default()
+        };
+        call!(self, Repeat::Write, cluster.update_cluster_config(request))
+    }
+
+    /// Of one service, by id or name; empty = all.
+    pub async fn rebalance(
+        &self,
+        service: &str,
+        goal: v1::RebalanceGoal,
+        dry_run: bool,
+    ) -> Result<v1::RebalanceResponse, Failure> {
+        let request = v1::RebalanceRequest {
+            dry_run,
+            service: service.to_owned(),
+            goal: goal.into(),
+            request_id: request_id(),
+        };
+        call!(self, Repeat::Write, cluster.rebalance(request))
+    }
+
+    /// Whether there was one under way.
+    pub async fn stop_rebalance(&self) -> Result<bool, Failure> {
+        let request = v1::StopRebalanceRequest { request_id: request_id() };
+        Ok(call!(self, Repeat::Write, cluster.stop_rebalance(request))?.stopped)
+    }
+
     pub async fn add_master(&self, request: v1::AddMasterRequest) -> Result<Vec<v1::Member>, Failure> {
         Ok(call!(self, Repeat::WhenNotDone, cluster.add_master(request))?.members)
     }

@@ -9,8 +9,8 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::{
     command::{
-        apply, cluster, completions, context, events, explain, logs, node, plan, service, simulate, stack,
-        top, version,
+        apply, cluster, completions, context, events, explain, logs, node, plan, rebalance, service,
+        simulate, stack, top, version,
     },
     output::Format,
 };
@@ -29,6 +29,7 @@ Most used:
   skein events -w                        watch what happens in the cluster
   skein node ls                          the machines
   skein node drain NODE                  move everything away from a machine
+  skein rebalance                        move instances to where they do better
   skein cluster status                   the masters: who leads, who is behind
   skein top                              who uses how much
   skein stack rm NAME                    remove all services of a Compose file
@@ -119,6 +120,7 @@ pub enum Command {
     Explain(explain::Command),
     #[command(subcommand)]
     Cluster(cluster::Command),
+    Rebalance(rebalance::Args),
     Top(top::Args),
     #[command(subcommand)]
     Context(context::Command),
@@ -223,6 +225,10 @@ mod tests {
             "skein logs -f demo_web --tail 10 --since 5m --no-prefix",
             "skein events -w --subject web",
             "skein cluster status",
+            "skein cluster config --set scheduling.strategy=binpack --unset scheduling.preemption_gap",
+            "skein rebalance --dry-run --service shop_web",
+            "skein rebalance --consolidate --detach",
+            "skein rebalance --stop",
             "skein cluster add-master m4 --api-address h:7070 --cluster-address h:7071",
             "skein cluster transfer-leadership m2",
             "skein top",
@@ -246,6 +252,7 @@ mod tests {
             "skein node ls -o xml",
             "skein node ls --timeout soon",
             "skein logs",
+            "skein rebalance --stop --dry-run",
             "skein node ls --master a --context b",
         ] {
             let words: Vec<&str> = line.split_whitespace().collect();

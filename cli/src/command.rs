@@ -9,6 +9,7 @@ pub mod explain;
 pub mod logs;
 pub mod node;
 pub mod plan;
+pub mod rebalance;
 pub mod service;
 pub mod simulate;
 pub mod stack;
@@ -32,6 +33,7 @@ pub async fn run(app: &App, command: Command) -> Result<(), Failure> {
         Command::Events(args) => events::run(app, args).await,
         Command::Explain(command) => explain::run(app, command).await,
         Command::Cluster(command) => cluster::run(app, command).await,
+        Command::Rebalance(args) => rebalance::run(app, args).await,
         Command::Top(args) => top::run(app, args).await,
         Command::Version(args) => version::run(app, &args).await,
         // Done before any master is looked for.

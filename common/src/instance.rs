@@ -166,6 +166,9 @@ pub struct Instance {
     /// The instance of this slot that goes only when this one is Ready (start-first).
     #[serde(default)]
     pub beside: Option<InstanceId>,
+    /// Where a rebalancing wants it: it goes there when it may, else anywhere.
+    #[serde(default)]
+    pub moves_to: Option<NodeId>,
     /// Since when its attempt is Ready and serves, by the masters' clock.
     #[serde(default)]
     pub ready_since: Option<Timestamp>,

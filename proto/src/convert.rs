@@ -4,6 +4,7 @@
 //! message reports the first ([`InvalidMessage`]). Nothing here panics.
 
 mod assignment;
+mod cluster;
 mod hello;
 mod instance;
 mod job;

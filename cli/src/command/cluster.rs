@@ -1,4 +1,6 @@
-//! `skein cluster`: the masters themselves.
+//! `skein cluster`: the masters themselves, and the settings of the whole cluster.
+
+mod config;
 
 use std::time::Duration;
 
@@ -17,13 +19,14 @@ use crate::{
 /// A member that does not answer within this is shown as unreachable.
 const MEMBER_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Look after the masters
+/// Look after the masters, and the settings of the whole cluster
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
     Status(StatusArgs),
     AddMaster(AddArgs),
     RemoveMaster(RemoveArgs),
     TransferLeadership(TransferArgs),
+    Config(config::Args),
 }
 
 /// Show the masters: who leads, who is behind, who does not answer
@@ -76,6 +79,7 @@ pub struct TransferArgs {
 pub async fn run(app: &App, command: Command) -> Result<(), Failure> {
     match command {
         Command::Status(_) => status(app).await,
+        Command::Config(args) => config::run(app, &args).await,
         Command::AddMaster(args) => {
             let request = AddMasterRequest {
                 name: args.name.clone(),

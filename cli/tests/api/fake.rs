@@ -39,6 +39,8 @@ pub struct World {
     pub generations: Vec<v1::ServiceGeneration>,
     pub events: Vec<v1::Event>,
     pub status: v1::GetStatusResponse,
+    pub config: v1::GetClusterConfigResponse,
+    pub rebalance: v1::RebalanceResponse,
     /// What the next calls of a method are refused with, before it works.
     pub refusals: HashMap<&'static str, VecDeque<Status>>,
     /// Scripts of the next watches of instances; without one a watch shows the instances and stays.
@@ -442,5 +444,42 @@ impl ClusterService for Fake {
         _: Request<v1::TransferLeadershipRequest>,
     ) -> Answer<v1::TransferLeadershipResponse> {
         Err(Status::unimplemented("transfer_leadership"))
+    }
+
+    async fn get_cluster_config(
+        &self,
+        request: Request<v1::GetClusterConfigRequest>,
+    ) -> Answer<v1::GetClusterConfigResponse> {
+        let world = self.call("get_cluster_config", request.into_inner().consistency)?;
+        Ok(Response::new(world.config.clone()))
+    }
+
+    async fn update_cluster_config(
+        &self,
+        request: Request<v1::UpdateClusterConfigRequest>,
+    ) -> Answer<v1::UpdateClusterConfigResponse> {
+        let request = request.into_inner();
+        let mut world = self.call("update_cluster_config", &request.etag)?;
+        let config = request.config;
+        world.config.config.clone_from(&config);
+        Ok(Response::new(v1::UpdateClusterConfigResponse {
+            effective: config.clone(),
+            config,
+            etag: "2".to_owned(),
+        }))
+    }
+
+    async fn rebalance(&self, request: Request<v1::RebalanceRequest>) -> Answer<v1::RebalanceResponse> {
+        let request = request.into_inner();
+        let world = self.call("rebalance", format!("{} {}", request.dry_run, request.service))?;
+        Ok(Response::new(world.rebalance.clone()))
+    }
+
+    async fn stop_rebalance(
+        &self,
+        request: Request<v1::StopRebalanceRequest>,
+    ) -> Answer<v1::StopRebalanceResponse> {
+        drop(self.call("stop_rebalance", request.into_inner().request_id)?);
+        Ok(Response::new(v1::StopRebalanceResponse { stopped: true }))
     }
 }

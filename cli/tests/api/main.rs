@@ -5,6 +5,7 @@
 mod fake;
 mod output;
 mod plan;
+mod rebalance;
 mod retry;
 mod wait;
 

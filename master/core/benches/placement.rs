@@ -82,7 +82,7 @@ fn place(state: &ClusterState, specs: &[ServiceSpec]) -> Outcome {
     for (number, spec) in (1u64..).zip(specs) {
         let item = |_| {
             next += 1;
-            Item { instance: InstanceId::from_random(next), pinned: None, failed_on: Vec::new() }
+            Item::new(InstanceId::from_random(next))
         };
         let items: Vec<_> = (0..spec.replicas().unwrap_or(0)).map(item).collect();
         let count = u32::try_from(items.len()).expect("a small group");
@@ -133,6 +133,7 @@ fn preemption() {
         failures: 0,
         explanation: String::new(),
         beside: None,
+        moves_to: None,
     });
     let create: Vec<_> = create.collect();
     for part in create.chunks(1_000) {

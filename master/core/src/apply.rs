@@ -15,6 +15,7 @@ mod judge;
 mod node;
 mod observe;
 mod plan;
+mod rebalance;
 mod request;
 mod rollout;
 mod service;
@@ -30,7 +31,7 @@ use skein_common::{
 
 use crate::{
     command::{Actor, Command, CommandKind, ObjectKind, Outcome, Rejection},
-    state::{Applied, Change, ClusterState, Service},
+    state::{Applied, Change, ClusterState, Service, Settings},
 };
 
 /// Events kept; the oldest go first.
@@ -86,6 +87,9 @@ impl Step<'_> {
             CommandKind::Observe { reports } => observe::observe(self, reports),
             CommandKind::JudgeNodes { verdicts } => judge::judge(self, verdicts),
             CommandKind::Plan(plan) => plan::apply(self, plan),
+            CommandKind::ConfigureCluster { expected, config } => cluster::configure(self, *expected, config),
+            CommandKind::Rebalance { goal, service } => rebalance::begin(self, *goal, *service),
+            CommandKind::StopRebalance => rebalance::stop(self),
         }
     }
 
@@ -123,6 +127,11 @@ impl Step<'_> {
     fn drop_instance(&mut self, id: InstanceId) {
         let dropped = self.state.drop_instance(id);
         self.changes.extend(dropped.map(|instance| Change::Instance { instance, deleted: true }));
+    }
+
+    fn put_settings(&mut self, settings: Settings) {
+        self.state.settings = Arc::new(settings);
+        self.changes.push(Change::Settings(self.state.settings.clone()));
     }
 
     fn event(&mut self, severity: Severity, reason: &str, subject: Subject, message: String) {
@@ -183,6 +192,7 @@ enum ChangeKey {
     Instance(InstanceId),
     Node(NodeId),
     Event(u64),
+    Settings,
 }
 
 fn key(change: &Change) -> ChangeKey {
@@ -191,6 +201,7 @@ fn key(change: &Change) -> ChangeKey {
         Change::Instance { instance, .. } => ChangeKey::Instance(instance.id),
         Change::Node { node, .. } => ChangeKey::Node(node.id),
         Change::Event(event) => ChangeKey::Event(event.sequence),
+        Change::Settings(_) => ChangeKey::Settings,
     }
 }
 

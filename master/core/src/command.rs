@@ -9,6 +9,7 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 use serde::{Deserialize, Serialize};
 use skein_common::{
     ClusterId, FieldViolation, InstanceId, NodeId, Revision, ServiceId, Timestamp,
+    cluster::{ClusterConfig, RebalanceGoal},
     instance::{Desired, PortBinding, Slot},
     node::{Availability, Liveness, NodeDescription},
     placement::DeviceShare,
@@ -105,6 +106,18 @@ pub enum CommandKind {
     },
     /// What the planner concluded.
     Plan(Plan),
+    /// Replaces what is set.
+    ConfigureCluster {
+        expected: Option<Revision>,
+        config: Arc<ClusterConfig>,
+    },
+    /// Begins a rebalancing; one that is under way goes on when it has the same aim.
+    Rebalance {
+        goal: RebalanceGoal,
+        service: Option<ServiceId>,
+    },
+    /// Begins no further move.
+    StopRebalance,
 }
 
 /// One agent's report on one of its instances.
@@ -147,6 +160,17 @@ pub struct Plan {
     /// Jobs whose time to live is over: their services are deleted.
     #[serde(default)]
     pub expire: Vec<ServiceId>,
+    /// What became of rebalancing.
+    #[serde(default)]
+    pub rebalance: Option<RebalanceStep>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RebalanceStep {
+    /// It is time.
+    Begin { cause: String },
+    /// Nothing (more) is worth a move. `began` is of the run it was drawn from, if there was one.
+    End { began: Option<Timestamp> },
 }
 
 /// Skipped when the job runs another generation by then.
@@ -205,6 +229,9 @@ pub struct NewInstance {
     /// See `Instance::beside`.
     #[serde(default)]
     pub beside: Option<InstanceId>,
+    /// See `Instance::moves_to`.
+    #[serde(default)]
+    pub moves_to: Option<NodeId>,
     pub explanation: String,
 }
 

@@ -6,6 +6,7 @@
 //! version of an old one.
 
 mod second;
+mod third;
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -83,6 +84,7 @@ fn plan() -> Plan {
             not_before: EPOCH,
             failures: 2,
             beside: None,
+            moves_to: None,
             explanation: "why".to_owned(),
         }],
         place: vec![Placement { instance, node, ports, devices: Vec::new() }],
@@ -92,6 +94,7 @@ fn plan() -> Plan {
         rollouts: Vec::new(),
         jobs: Vec::new(),
         expire: Vec::new(),
+        rebalance: None,
         finish: vec![ServiceId::from_random(31)],
     }
 }

@@ -12,6 +12,8 @@
 mod draft;
 mod history;
 mod job;
+mod rebalance;
+pub mod rehearsal;
 mod rollout;
 mod scope;
 mod slots;
@@ -55,6 +57,7 @@ pub fn plan(
     for service in scope.services(state) {
         plan_service(&mut draft, service);
     }
+    rebalance::advance(&mut draft, scope);
     draft.schedule(scope);
     draft.finish()
 }

@@ -7,6 +7,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use proptest::{collection::vec, prelude::*, sample::Index};
 use skein_common::{
     InstanceId, ServiceId,
+    cluster::RebalanceGoal,
     instance::{Desired, News, Observed, Phase, Progress},
     node::{Availability, Liveness},
     rollout::{RolloutControl, RolloutPhase},
@@ -92,6 +93,9 @@ enum Action {
     End {
         instance: Index,
         phase: Phase,
+    },
+    Rebalance {
+        consolidate: bool,
     },
     /// Agents do as they are told.
     Obey,
@@ -197,6 +201,7 @@ fn actions() -> impl Strategy<Value = Action> {
         8 => Just(Action::Plan),
         2 => Just(Action::Draft),
         2 => Just(Action::Deliver),
+        1 => any::<bool>().prop_map(|consolidate| Action::Rebalance { consolidate }),
         3 => (0..400u64).prop_map(|seconds| Action::Pass { seconds }),
     ]
 }
@@ -273,6 +278,10 @@ impl World {
             Action::Delete { service } => {
                 let id = pick(self.cluster.state.services(), service)?.id;
                 Some(CommandKind::DeleteService { id, expected: None })
+            }
+            Action::Rebalance { consolidate } => {
+                let goal = if *consolidate { RebalanceGoal::Consolidate } else { RebalanceGoal::Even };
+                Some(CommandKind::Rebalance { goal, service: None })
             }
             Action::Control { service, control } => {
                 let service = pick(self.cluster.state.services(), service)?;

@@ -20,6 +20,7 @@ mod preempt;
 mod rank;
 mod rate;
 mod score;
+mod shift;
 mod topology;
 mod usage;
 mod work;
@@ -43,9 +44,10 @@ use self::{
 };
 pub use self::{
     ports::DYNAMIC_PORTS,
-    preempt::{PREEMPTION_GAP, Preemption},
+    preempt::Preemption,
     rate::{Explained, Rated, Removed},
     score::Weights,
+    shift::{Pace, Party, Seat, Shift},
     usage::{Amount, Usage},
 };
 use crate::state::ClusterState;
@@ -64,6 +66,16 @@ pub struct Item {
     pub pinned: Option<NodeId>,
     /// Where this slot failed lately, latest last: taken only when nothing else is left.
     pub failed_on: Vec<NodeId>,
+    /// Where it is wanted, if it may go there.
+    pub bound: Option<Bound>,
+}
+
+/// A move: where to, and what it takes the place of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bound {
+    pub to: NodeId,
+    /// Where the instance runs that goes when this one is Ready.
+    pub from: Option<NodeId>,
 }
 
 /// Where an instance goes, or why it goes nowhere.
@@ -97,15 +109,27 @@ pub struct Scheduler<'a> {
     mix: Option<Mix>,
     costs: BTreeMap<ClassKey, Costs>,
     preemptions: Preemptions<'a>,
+    /// Below this difference of priorities nobody gives way.
+    preemption_gap: u8,
+}
+
+impl Item {
+    /// An instance that may go anywhere.
+    #[must_use]
+    pub const fn new(instance: InstanceId) -> Self {
+        Self { instance, pinned: None, failed_on: Vec::new(), bound: None }
+    }
 }
 
 impl<'a> Scheduler<'a> {
     #[must_use]
     pub fn new(state: &'a ClusterState) -> Self {
+        let config = &state.settings().config.scheduling;
         Self {
             state,
-            strategy: Strategy::default(),
-            weights: Weights::default(),
+            strategy: config.strategy(),
+            weights: Weights::of(&config.weights),
+            preemption_gap: config.preemption_gap(),
             fleet: Fleet::new(state),
             ports: PortBook::new(state),
             placed: BTreeMap::new(),
@@ -132,6 +156,8 @@ impl<'a> Scheduler<'a> {
     /// One decision an item, in their order.
     pub fn place(&mut self, group: &Group<'a>) -> Vec<Decision> {
         let mut work = self.work(group);
+        // Before the nodes are ranked, so that the ranking knows of them.
+        let bound: Vec<_> = group.items.iter().map(|item| self.place_bound(&mut work, item)).collect();
         let mut ranking = None;
         let mut explanation = None;
         let loose = group.items.iter().filter(|item| item.pinned.is_none()).count();
@@ -154,7 +180,19 @@ impl<'a> Scheduler<'a> {
             }
             decision
         };
-        group.items.iter().map(&mut decide).collect()
+        let items = group.items.iter().zip(bound);
+        items.map(|(item, bound)| bound.unwrap_or_else(|| decide(item))).collect()
+    }
+
+    fn place_bound(&mut self, work: &mut Work<'a>, item: &Item) -> Option<Decision> {
+        let Bound { to, from } = item.bound?;
+        let position = self.fleet.position(to)?;
+        let from = from.and_then(|from| self.fleet.position(from));
+        let same = self.fleet.same[position];
+        let fits = work.eligible.contains(position)
+            && self.has_room(work, position)
+            && work.topology.admits_move(from, position, same);
+        fits.then(|| self.take(work, item.instance, position).0)
     }
 
     /// What a placement changed is in the costs before they are read again.

@@ -16,6 +16,7 @@ use imbl::{OrdMap, OrdSet};
 use serde::{Deserialize, Serialize};
 use skein_common::{
     ClusterId, InstanceId, NodeId, Resources, Revision, ServiceId, Timestamp,
+    cluster::{ClusterConfig, RebalanceRun},
     event::Event,
     instance::{Instance, Slot},
     node::Node,
@@ -42,7 +43,21 @@ pub struct ClusterState {
     pub(crate) events: OrdMap<u64, Arc<Event>>,
     pub(crate) last_event: u64,
     pub(crate) requests: OrdMap<String, RecordedRequest>,
+    pub(crate) settings: Arc<Settings>,
     pub(crate) index: Index,
+}
+
+/// What belongs to the cluster as a whole.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Settings {
+    pub config: Arc<ClusterConfig>,
+    /// That last changed the config; 0 = never.
+    pub modified_revision: Revision,
+    /// The rebalancing that is under way.
+    pub rebalance: Option<RebalanceRun>,
+    /// When the last one ended, or found nothing to do.
+    pub rebalanced_at: Timestamp,
 }
 
 /// What follows from the objects; kept so that nothing has to be searched for.
@@ -119,6 +134,7 @@ pub enum Change {
     Instance { instance: Arc<Instance>, deleted: bool },
     Node { node: Arc<Node>, deleted: bool },
     Event(Arc<Event>),
+    Settings(Arc<Settings>),
 }
 
 /// What applying one command gave.

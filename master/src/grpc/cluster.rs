@@ -1,11 +1,17 @@
 //! ClusterService: decode, call, encode.
 
-use skein_common::Violations;
+use std::sync::Arc;
+
+use skein_common::{ServiceId, Violations, cluster::RebalanceGoal};
+use skein_master_core::{
+    ClusterState, CommandKind,
+    orchestrator::rehearsal::{self, Move},
+};
 use skein_proto::v1::{self, cluster_service_server::ClusterService};
 use tonic::{Request, Response};
 
-use super::{Answer, Api, view};
-use crate::{status::CallError, store::MemberNode};
+use super::{Answer, Api, decode, read, view, write::Checks};
+use crate::{clock, status::CallError, store::MemberNode};
 
 #[tonic::async_trait]
 impl ClusterService for Api {
@@ -52,6 +58,85 @@ impl ClusterService for Api {
         self.store.transfer_leadership(to).await.map_err(CallError::from)?;
         let leader = self.store.status().leader.unwrap_or_default();
         Ok(Response::new(v1::TransferLeadershipResponse { leader }))
+    }
+
+    async fn get_cluster_config(
+        &self,
+        request: Request<v1::GetClusterConfigRequest>,
+    ) -> Answer<v1::GetClusterConfigResponse> {
+        let state = read::state(&self.store, request.into_inner().consistency).await?;
+        let settings = state.settings();
+        Ok(Response::new(v1::GetClusterConfigResponse {
+            config: Some(settings.config.as_ref().into()),
+            effective: Some((&settings.config.effective()).into()),
+            etag: view::etag(settings.modified_revision),
+            rebalance: settings.rebalance.as_ref().map(v1::RebalanceRun::from),
+        }))
+    }
+
+    async fn update_cluster_config(
+        &self,
+        request: Request<v1::UpdateClusterConfigRequest>,
+    ) -> Answer<v1::UpdateClusterConfigResponse> {
+        let (config, expected, write) =
+            decode::update_cluster_config(request.into_inner()).map_err(CallError::from)?;
+        let written = write.run(&self.store, CommandKind::ConfigureCluster { expected, config }).await?;
+        let settings = written.state.settings();
+        Ok(Response::new(v1::UpdateClusterConfigResponse {
+            config: Some(settings.config.as_ref().into()),
+            effective: Some((&settings.config.effective()).into()),
+            etag: view::etag(settings.modified_revision),
+        }))
+    }
+
+    async fn rebalance(&self, request: Request<v1::RebalanceRequest>) -> Answer<v1::RebalanceResponse> {
+        let (wanted, write) = decode::rebalance(request.into_inner()).map_err(CallError::from)?;
+        let decode::Rebalance { service, goal } = wanted;
+        let service = match service {
+            Some(reference) => {
+                Some(read::find(&self.store, |state| read::service(state, &reference)).await?.id)
+            }
+            None => None,
+        };
+        let state = read::state(&self.store, v1::Consistency::Linearizable.into()).await?;
+        let moves = foresee(Arc::clone(&state), goal, service).await?;
+        let moves = moves.iter().map(|one| view::rebalance_move(&state, one)).collect();
+        // A rehearsal only changes a copy, and begins nothing.
+        let now = if write.validate_only {
+            state
+        } else {
+            write.run(&self.store, CommandKind::Rebalance { goal, service }).await?.state
+        };
+        let run = now.settings().rebalance.as_ref().map(v1::RebalanceRun::from);
+        Ok(Response::new(v1::RebalanceResponse { moves, run }))
+    }
+
+    async fn stop_rebalance(
+        &self,
+        request: Request<v1::StopRebalanceRequest>,
+    ) -> Answer<v1::StopRebalanceResponse> {
+        let write = Checks::default()
+            .write(request.into_inner().request_id, false, &"stop_rebalance")
+            .map_err(CallError::from)?;
+        let state = read::state(&self.store, v1::Consistency::Linearizable.into()).await?;
+        let stopped = state.settings().rebalance.is_some();
+        write.run(&self.store, CommandKind::StopRebalance).await?;
+        Ok(Response::new(v1::StopRebalanceResponse { stopped }))
+    }
+}
+
+/// Off the threads that serve streams: it may take a while.
+async fn foresee(
+    state: Arc<ClusterState>,
+    goal: RebalanceGoal,
+    service: Option<ServiceId>,
+) -> Result<Vec<Move>, CallError> {
+    let moves = tokio::task::spawn_blocking(move || rehearsal::moves(&state, goal, service, clock::now()));
+    match moves.await {
+        Ok(moves) => Ok(moves?),
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        // The runtime is going down, and this call with it.
+        Err(_) => std::future::pending().await,
     }
 }
 

@@ -9,6 +9,7 @@ use std::{
 
 use skein_common::{
     Revision, Violations,
+    cluster::{ClusterConfig, RebalanceGoal},
     node::Availability,
     rollout::RolloutControl,
     service::{Generation, ServiceSpec},
@@ -129,6 +130,33 @@ pub fn delete_node(wire: v1::DeleteNodeRequest) -> Checked<(String, bool, Option
     let body = ("delete_node", &reference, wire.force, expected);
     let write = checks.write(wire.request_id, wire.validate_only, &body)?;
     Ok((reference, wire.force, expected, write))
+}
+
+type Configuration = (Arc<ClusterConfig>, Option<Revision>, Write);
+
+pub fn update_cluster_config(wire: v1::UpdateClusterConfigRequest) -> Checked<Configuration> {
+    let mut checks = Checks::default();
+    let config = checks.required("config", wire.config).and_then(|wire| checks.config(wire));
+    let expected = checks.etag(&wire.etag);
+    let body = ("update_cluster_config", &config, expected);
+    let write = checks.write(wire.request_id, wire.validate_only, &body)?;
+    Ok((present(config)?, expected, write))
+}
+
+/// What a Rebalance asks for.
+#[derive(Debug)]
+pub struct Rebalance {
+    pub service: Option<String>,
+    pub goal: RebalanceGoal,
+}
+
+pub fn rebalance(wire: v1::RebalanceRequest) -> Checked<(Rebalance, Write)> {
+    let mut checks = Checks::default();
+    let goal = v1::RebalanceGoal::try_from(wire.goal).ok().map(RebalanceGoal::from);
+    let goal = checks.required("goal", goal);
+    let service = (!wire.service.is_empty()).then_some(wire.service);
+    let write = checks.write(wire.request_id, wire.dry_run, &("rebalance", &service, goal))?;
+    Ok((Rebalance { service, goal: present(goal)? }, write))
 }
 
 /// Wanted labels in one order, as the filter of a page token.

@@ -33,7 +33,7 @@ pub fn explain(state: &ClusterState, request: &v1::ExplainRequest) -> Result<v1:
         Slot::Number(_) => None,
         Slot::Node(node) => Some(node),
     };
-    let items = vec![Item { instance: instance.id, pinned, failed_on: Vec::new() }];
+    let items = vec![Item { pinned, ..Item::new(instance.id) }];
     let group = Group { service: instance.service, items, spec };
     Ok(encode(state, answer, &Scheduler::new(state).explain(&group, wanted)))
 }

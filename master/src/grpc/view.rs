@@ -10,7 +10,7 @@ use skein_common::{
     node::Node,
     service::Mode,
 };
-use skein_master_core::{ClusterState, state::Service};
+use skein_master_core::{ClusterState, orchestrator::rehearsal::Move, state::Service};
 use skein_proto::{convert::timestamp_to_wire, v1};
 
 use crate::store::{Member, Role};
@@ -31,6 +31,23 @@ pub fn parse_etag(text: &str, found: &mut Violations) -> Option<Revision> {
         found.add("etag", format!("{text:?} is not an etag of this cluster"));
     }
     revision
+}
+
+#[must_use]
+pub fn rebalance_move(state: &ClusterState, one: &Move) -> v1::RebalanceMove {
+    let shift = &one.shift;
+    v1::RebalanceMove {
+        instance_id: shift.instance.to_string(),
+        instance_name: one.name.clone(),
+        service_id: one.service.to_string(),
+        from_node_id: shift.from.to_string(),
+        from_node_name: state.node_name(shift.from),
+        to_node_id: shift.to.to_string(),
+        to_node_name: state.node_name(shift.to),
+        gain_percent: shift.gain_percent,
+        reason: shift.reason.clone(),
+        start_first: one.start_first,
+    }
 }
 
 #[must_use]

@@ -8,7 +8,7 @@
 use std::{sync::Arc, time::Duration};
 
 use serde::Serialize;
-use skein_common::{Revision, Violations, service::ServiceSpec};
+use skein_common::{Revision, Violations, cluster::ClusterConfig, service::ServiceSpec};
 use skein_master_core::{
     ClusterState, Command, CommandKind, Outcome,
     command::{Actor, RequestKey},
@@ -43,6 +43,12 @@ impl Checks {
                 None
             }
         }
+    }
+
+    /// The settings, when they are valid.
+    pub fn config(&mut self, wire: v1::ClusterConfig) -> Option<Arc<ClusterConfig>> {
+        let config = ClusterConfig::try_from(wire).map(Arc::new);
+        config.map_err(|violations| self.found.0.extend(violations.0)).ok()
     }
 
     /// A reference to an object: an id or a name.

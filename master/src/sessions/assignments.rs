@@ -168,6 +168,7 @@ mod tests {
             not_before: Timestamp::default(),
             failures: 0,
             beside: None,
+            moves_to: None,
             explanation: String::new(),
         };
         let plan = Plan { create: (1..).zip(instances).map(new).collect(), ..Plan::default() };

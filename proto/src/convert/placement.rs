@@ -14,7 +14,7 @@ use super::InvalidMessage;
 use crate::v1;
 
 /// `None` (and a violation for each) for what cannot be read.
-fn read<T: FromStr<Err: Display>>(found: &mut Violations, field: &str, text: &str) -> Option<T> {
+pub(super) fn read<T: FromStr<Err: Display>>(found: &mut Violations, field: &str, text: &str) -> Option<T> {
     text.parse().map_err(|error: T::Err| found.add(field, error.to_string())).ok()
 }
 
@@ -24,7 +24,7 @@ fn small<T: TryFrom<u32>>(number: u32, largest: T) -> T {
 }
 
 pub(super) fn policy(found: &mut Violations, wire: v1::PlacementPolicy) -> PlacementPolicy {
-    let strategy = strategy(found, wire.strategy);
+    let strategy = strategy(found, "spec.placement.strategy", wire.strategy);
     let spread = wire.spread.into_iter().enumerate();
     let affinities = wire.affinities.into_iter().enumerate();
     PlacementPolicy {
@@ -47,16 +47,25 @@ fn texts<T: FromStr<Err: Display>>(found: &mut Violations, name: &str, texts: &[
         .collect()
 }
 
-fn strategy(found: &mut Violations, wire: i32) -> Option<Strategy> {
+pub(super) fn strategy(found: &mut Violations, field: &str, wire: i32) -> Option<Strategy> {
     match v1::Strategy::try_from(wire) {
         Ok(v1::Strategy::Unspecified) => None,
         Ok(v1::Strategy::Spread) => Some(Strategy::Spread),
         Ok(v1::Strategy::Binpack) => Some(Strategy::Binpack),
         Ok(v1::Strategy::Balanced) => Some(Strategy::Balanced),
         Err(_) => {
-            found.add("spec.placement.strategy", format!("{wire} is not a value of this enum"));
+            found.add(field, format!("{wire} is not a value of this enum"));
             None
         }
+    }
+}
+
+pub(super) const fn strategy_to_wire(strategy: Option<Strategy>) -> v1::Strategy {
+    match strategy {
+        None => v1::Strategy::Unspecified,
+        Some(Strategy::Spread) => v1::Strategy::Spread,
+        Some(Strategy::Binpack) => v1::Strategy::Binpack,
+        Some(Strategy::Balanced) => v1::Strategy::Balanced,
     }
 }
 
@@ -104,12 +113,7 @@ impl From<v1::GenericRequest> for GenericRequest {
 
 impl From<&PlacementPolicy> for v1::PlacementPolicy {
     fn from(policy: &PlacementPolicy) -> Self {
-        let strategy = match policy.strategy {
-            None => v1::Strategy::Unspecified,
-            Some(Strategy::Spread) => v1::Strategy::Spread,
-            Some(Strategy::Binpack) => v1::Strategy::Binpack,
-            Some(Strategy::Balanced) => v1::Strategy::Balanced,
-        };
+        let strategy = strategy_to_wire(policy.strategy);
         Self {
             constraints: policy.constraints.iter().map(ToString::to_string).collect(),
             priority: Some(policy.priority.into()),

@@ -95,7 +95,7 @@ impl Replay {
             let spec = &self.specs[arrival.spec];
             let item = |_| {
                 next += 1;
-                Item { instance: InstanceId::from_random(next), pinned: None, failed_on: Vec::new() }
+                Item::new(InstanceId::from_random(next))
             };
             let items = (0..arrival.count).map(item).collect();
             let group = Group { service: arrival.service, items, spec };

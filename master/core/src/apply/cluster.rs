@@ -1,12 +1,18 @@
-//! Forming the cluster.
+//! Forming the cluster, and its settings.
+
+use std::sync::Arc;
 
 use skein_common::{
-    ClusterId,
+    ClusterId, Revision,
+    cluster::ClusterConfig,
     event::{Severity, Subject},
 };
 
-use super::{Answer, Step};
-use crate::command::Outcome;
+use super::{Answer, Step, check_etag};
+use crate::{
+    command::{ObjectKind, Outcome, Rejection},
+    state::Settings,
+};
 
 /// Repeated commands answer with the id that was chosen first.
 pub(super) fn form(step: &mut Step<'_>, id: ClusterId) -> Answer {
@@ -16,4 +22,27 @@ pub(super) fn form(step: &mut Step<'_>, id: ClusterId) -> Answer {
     step.state.cluster_id = Some(id);
     step.event(Severity::Info, "ClusterFormed", Subject::Cluster, format!("cluster {id} has been formed"));
     Ok(Outcome::Cluster(id))
+}
+
+/// Equal settings change nothing.
+pub(super) fn configure(
+    step: &mut Step<'_>,
+    expected: Option<Revision>,
+    config: &Arc<ClusterConfig>,
+) -> Answer {
+    let before = Arc::clone(&step.state.settings);
+    check_etag(ObjectKind::Cluster, expected, before.modified_revision)?;
+    // Defence in depth: the API has checked it before.
+    let violations = config.violations().0;
+    if !violations.is_empty() {
+        return Err(Rejection::Invalid { violations });
+    }
+    if before.config == *config {
+        return Ok(Outcome::Done);
+    }
+    let modified_revision = step.state.revision;
+    step.put_settings(Settings { config: config.clone(), modified_revision, ..Settings::clone(&before) });
+    let message = "the settings of the cluster have changed".to_owned();
+    step.event(Severity::Info, "ClusterConfigured", Subject::Cluster, message);
+    Ok(Outcome::Done)
 }

@@ -11,7 +11,7 @@ use skein_common::{
     node::{Availability, Liveness, Node, NodeDescription},
 };
 
-use super::{Answer, Step, check_etag, precondition};
+use super::{Answer, Step, check_etag, precondition, rebalance};
 use crate::{
     command::{ObjectKind, Outcome, Rejection},
     state::ClusterState,
@@ -60,6 +60,7 @@ fn join(step: &mut Step<'_>, id: NodeId, description: &NodeDescription, incarnat
     let message = format!("node {} joined at {}", description.name, description.address);
     step.put_node(node.clone());
     step.node_event(Severity::Info, "NodeJoined", &node, message);
+    rebalance::welcome(step, id, "joined");
 }
 
 fn rejoin(step: &mut Step<'_>, before: &Node, description: &NodeDescription, incarnation: u64) {
@@ -76,6 +77,9 @@ fn rejoin(step: &mut Step<'_>, before: &Node, description: &NodeDescription, inc
     if before.liveness != Liveness::Ready {
         let message = format!("node {} is back", node.description.name);
         step.node_event(Severity::Info, "NodeReady", &node, message);
+        if before.liveness == Liveness::Down {
+            rebalance::welcome(step, node.id, "is back");
+        }
     }
 }
 
@@ -103,6 +107,9 @@ pub(super) fn update(
         };
         let message = format!("node {} {does}", node.description.name);
         step.node_event(Severity::Info, reason, &node, message);
+        if node.availability == Availability::Active {
+            rebalance::welcome(step, id, "takes instances again");
+        }
     }
     if node.labels != before.labels {
         let message = format!("node {} has new labels", node.description.name);

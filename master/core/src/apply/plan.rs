@@ -16,7 +16,7 @@ use skein_common::{
     {Resources, ServiceId},
 };
 
-use super::{Answer, Step, devices, job, rollout};
+use super::{Answer, Step, devices, job, rebalance, rollout};
 use crate::{
     command::{Explanation, NewInstance, Outcome, Placement, Plan, Wish},
     state::ClusterState,
@@ -26,13 +26,15 @@ use crate::{
 pub(super) fn apply(step: &mut Step<'_>, plan: &Plan) -> Answer {
     plan.desire.iter().for_each(|wish| desire(step, wish));
     plan.forget.iter().for_each(|id| forget(step, *id));
-    plan.create.iter().for_each(|new| create(step, new));
+    let begun = plan.create.iter().filter(|new| create(step, new) && new.moves_to.is_some()).count();
+    rebalance::count(step, u32::try_from(begun).unwrap_or(u32::MAX));
     plan.place.iter().for_each(|placement| place(step, placement));
     plan.explain.iter().for_each(|explanation| explain(step, explanation));
     plan.finish.iter().for_each(|service| finish(step, *service));
     plan.jobs.iter().for_each(|conclusion| job::conclude(step, conclusion));
     plan.expire.iter().for_each(|service| job::expire(step, *service));
     plan.rollouts.iter().for_each(|conclusion| rollout::conclude(step, conclusion));
+    plan.rebalance.iter().for_each(|conclusion| rebalance::conclude(step, conclusion));
     Ok(Outcome::Done)
 }
 
@@ -83,7 +85,8 @@ fn forget(step: &mut Step<'_>, id: skein_common::InstanceId) {
     }
 }
 
-fn create(step: &mut Step<'_>, new: &NewInstance) {
+/// Whether it was.
+fn create(step: &mut Step<'_>, new: &NewInstance) -> bool {
     let wanted = step.state.service(new.service).is_some_and(|service| {
         !service.deleting
             && service.generation == new.generation
@@ -92,13 +95,13 @@ fn create(step: &mut Step<'_>, new: &NewInstance) {
     let others = step.state.instances_in(new.service, new.slot).filter(|instance| instance.is_live());
     let taken = others.map(|instance| instance.id).any(|live| Some(live) != new.beside);
     if !wanted || taken || step.state.instances.contains_key(&new.id) {
-        return;
+        return false;
     }
     if let Some((node, ports)) = &new.placed
         && (is_occupied(step.state, new.service, new.slot, new.beside)
             || !fits(step.state, new.service, new.generation, *node, ports, &new.devices))
     {
-        return;
+        return false;
     }
     let at = step.state.time;
     let observed = Observed::first(at);
@@ -117,6 +120,7 @@ fn create(step: &mut Step<'_>, new: &NewInstance) {
         not_before: new.not_before,
         failures: new.failures,
         beside: new.beside,
+        moves_to: new.moves_to,
         ready_since: None,
         created_at: at,
         created_revision: step.state.revision,
@@ -126,6 +130,7 @@ fn create(step: &mut Step<'_>, new: &NewInstance) {
         assign(&mut instance, *node, ports, &new.devices);
     }
     step.put_instance(instance);
+    true
 }
 
 fn place(step: &mut Step<'_>, placement: &Placement) {

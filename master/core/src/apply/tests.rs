@@ -569,6 +569,7 @@ fn a_new_instance_must_suit_its_service() {
         not_before: skein_common::Timestamp::default(),
         failures: 0,
         beside: None,
+        moves_to: None,
         explanation: String::new(),
     };
     let node = cluster.node("n1");

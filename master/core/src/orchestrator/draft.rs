@@ -9,7 +9,7 @@ use std::{
 };
 
 use skein_common::{
-    InstanceId, Revision, ServiceId, Timestamp,
+    InstanceId, NodeId, Revision, ServiceId, Timestamp,
     instance::{Desired, Instance, Phase, Slot},
     node::Node,
     service::{Generation, ServiceSpec},
@@ -17,8 +17,8 @@ use skein_common::{
 
 use super::{Planned, Scope, history};
 use crate::{
-    command::{Explanation, JobStep, NewInstance, Placement, Plan, RolloutStep, Wish},
-    scheduler::{Decision, Group, Item, Placed, Scheduler},
+    command::{Explanation, JobStep, NewInstance, Placement, Plan, RebalanceStep, RolloutStep, Wish},
+    scheduler::{Bound, Decision, Group, Item, Placed, Scheduler},
     state::{ClusterState, Service},
 };
 
@@ -74,7 +74,9 @@ impl<'a> Draft<'a> {
         }
     }
 
-    pub(super) fn finish(self) -> Planned {
+    pub(super) fn finish(mut self) -> Planned {
+        // Whatever stands in the way of a move, what runs had better go on alone.
+        self.plan.create.retain(|new| new.placed.is_some() || new.beside.is_none() || new.moves_to.is_none());
         Planned { plan: self.plan, wake_at: self.wake_at }
     }
 
@@ -124,6 +126,7 @@ impl<'a> Draft<'a> {
             not_before: retry.not_before,
             failures: retry.failures,
             beside,
+            moves_to: retry.moves_to,
             explanation: retry.explanation,
         });
     }
@@ -145,6 +148,15 @@ impl<'a> Draft<'a> {
             let desired = Desired::Remove;
             self.plan.desire.push(Wish { instance: instance.id, desired, lost: true, reason });
         }
+    }
+
+    pub(super) fn conclude_rebalance(&mut self, conclusion: RebalanceStep) {
+        self.plan.rebalance = Some(conclusion);
+    }
+
+    /// Whether instances come or go by this plan.
+    pub(super) fn is_busy(&self) -> bool {
+        !self.plan.create.is_empty() || !self.plan.desire.is_empty()
     }
 
     pub(super) fn finish_service(&mut self, service: ServiceId) {
@@ -284,6 +296,15 @@ impl<'a> Draft<'a> {
         self.state.spec(waiting.service, waiting.generation).map(AsRef::as_ref)
     }
 
+    /// Where a move leads, and beside whom it starts.
+    fn wanted_on(&self, waiting: &Waiting) -> Option<(NodeId, Option<InstanceId>)> {
+        match waiting.source {
+            Source::State => self.state.instance(waiting.instance).map(|i| (i.moves_to, i.beside)),
+            Source::Created { position } => self.plan.create.get(position).map(|n| (n.moves_to, n.beside)),
+        }
+        .and_then(|(to, beside)| to.map(|to| (to, beside)))
+    }
+
     fn item(&self, waiting: &Waiting) -> Item {
         let pinned = match waiting.slot {
             Slot::Number(_) => None,
@@ -297,7 +318,11 @@ impl<'a> Draft<'a> {
             .collect();
         failed.sort_by_key(|other| (other.created_revision, other.id));
         let failed_on = failed.into_iter().filter_map(|other| other.node).collect();
-        Item { instance: waiting.instance, pinned, failed_on }
+        let bound = self.wanted_on(waiting).map(|(to, beside)| {
+            let beside = beside.and_then(|beside| self.state.instance(beside));
+            Bound { to, from: beside.and_then(|beside| beside.node) }
+        });
+        Item { instance: waiting.instance, pinned, failed_on, bound }
     }
 
     fn assign(&mut self, waiting: &Waiting, placed: Placed) {

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use skein_common::{
-    Timestamp,
+    NodeId, Timestamp,
     instance::{Desired, Instance, Phase},
     node::Liveness,
 };
@@ -22,12 +22,14 @@ pub const BACKOFF_MAX: Duration = Duration::from_secs(300);
 /// An instance that lived this long starts the count of failures anew.
 pub const BACKOFF_TRUST: Duration = Duration::from_secs(600);
 
-/// When and why a slot gets its next instance.
+/// When, why and where a slot gets its next instance.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Retry {
     pub(super) not_before: Timestamp,
     pub(super) failures: u32,
     pub(super) explanation: String,
+    /// See `Instance::moves_to`.
+    pub(super) moves_to: Option<NodeId>,
 }
 
 /// The back-off after `failed`. The first rejection costs nothing: the next instance goes to
@@ -37,7 +39,7 @@ pub(super) fn retry(failed: &Instance, now: Timestamp) -> Retry {
     let failures = if lived >= BACKOFF_TRUST { 1 } else { failed.failures.saturating_add(1) };
     let rejected = failed.observed.progress.phase == Phase::Rejected;
     if failures == 1 && rejected {
-        return Retry { not_before: Timestamp::default(), failures, explanation: String::new() };
+        return Retry { failures, ..Retry::default() };
     }
     let doublings = failures.saturating_sub(1).min(16);
     let wait = BACKOFF_START.saturating_mul(1 << doublings).min(BACKOFF_MAX);
@@ -49,7 +51,7 @@ pub(super) fn retry(failed: &Instance, now: Timestamp) -> Retry {
         (message, _) => message.to_owned(),
     };
     let explanation = format!("waits until {not_before}: failed {times}, last: {last}");
-    Retry { not_before, failures, explanation }
+    Retry { not_before, failures, explanation, moves_to: None }
 }
 
 /// Ends everything; the service goes when no node that can be reached holds a part of it.

@@ -128,12 +128,29 @@ fn finish_successions<'a>(draft: &mut Draft<'a>, slots: &mut Slots<'a>) {
         let holder_stays = draft.state.is_current(&holder) && must_leave(draft, slots, &holder).is_none();
         if !draft.state.is_current(&successor) || must_leave(draft, slots, &successor).is_some() {
             slots.end_successor(draft, slot, "the service has changed again");
-        } else if holder_stays && !ready {
+        } else if holder_stays && !ready && !may_still_move(draft, slots, &successor) {
             slots.end_successor(draft, slot, "its predecessor stays");
         } else if ready {
-            slots.hand_over(draft, slot, "its successor is ready");
+            let moved = successor.moves_to.and(successor.node);
+            let reason =
+                moved.map(|node| format!("moved to node {}: its successor is ready", node.description.name));
+            slots.hand_over(draft, slot, reason.as_deref().unwrap_or("its successor is ready"));
         }
     }
+}
+
+/// A rebalancing has begun it, and it has time left to become Ready.
+fn may_still_move(draft: &mut Draft<'_>, slots: &Slots<'_>, successor: &Record<'_>) -> bool {
+    let deadline = slots.service.spec.update.progress_deadline;
+    if successor.moves_to.is_none() || successor.node.is_none() {
+        return false;
+    }
+    let due = successor.created_at + deadline;
+    let in_time = deadline.is_zero() || due > draft.now;
+    if in_time && !deadline.is_zero() {
+        draft.wake(due);
+    }
+    in_time
 }
 
 fn survey<'a>(draft: &mut Draft<'a>, slots: &mut Slots<'a>) -> Survey {

@@ -52,6 +52,8 @@ impl Scope {
             }
             Change::Instance { .. } => {}
             Change::Event(_) => {}
+            // Set, or begun: both concern everything.
+            Change::Settings(_) => *self = Self::All,
         }
     }
 

@@ -1,6 +1,6 @@
 //! Which instances give way to one that finds no room: as few as do, the least important first.
 //!
-//! Invariant: a victim's priority is at least [`PREEMPTION_GAP`] lower; without any one of the
+//! Invariant: a victim's priority is lower by the cluster's gap at least; without any one of the
 //! victims the instance would not fit; a service loses no more than its disruption limit allows.
 //! Only want of room is cured like this: rules, ports and constraints are not.
 
@@ -18,9 +18,6 @@ use skein_common::{
 
 use super::{Group, Scheduler, device::Bank, filter, fleet::Fleet, need::Need, work::Work};
 use crate::state::ClusterState;
-
-/// Below this difference of priorities nobody gives way.
-pub const PREEMPTION_GAP: u8 = 10;
 
 /// Who has to go from which node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,7 +60,7 @@ impl<'a> Scheduler<'a> {
     /// important is placed by this pass.
     pub fn preempt(&mut self, group: &Group<'a>, wanted: usize) -> Vec<Preemption> {
         let priority = group.spec.placement.priority;
-        let Some(threshold) = priority.checked_sub(PREEMPTION_GAP) else { return Vec::new() };
+        let Some(threshold) = priority.checked_sub(self.preemption_gap) else { return Vec::new() };
         if self.least_important() > threshold {
             return Vec::new();
         }

@@ -9,7 +9,7 @@
 
 use std::cmp::Ordering;
 
-use skein_common::placement::Strategy;
+use skein_common::{cluster::ScoreWeights, placement::Strategy};
 
 use super::fleet::Fleet;
 
@@ -21,9 +21,14 @@ pub struct Weights {
     pub constraints: f64,
 }
 
-impl Default for Weights {
-    fn default() -> Self {
-        Self { priority: 1e12, resources: 1.0, constraints: 1e6 }
+impl Weights {
+    /// As the cluster has them.
+    pub(super) fn of(weights: &ScoreWeights) -> Self {
+        Self {
+            priority: weights.priority().value(),
+            resources: weights.resources().value(),
+            constraints: weights.constraints().value(),
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use super::*;
 use crate::testing::{Cluster, GIB, mix, node, publishing, replicated, reserving, spec};
 
 fn items(count: u64) -> Vec<Item> {
-    let item = |n| Item { instance: InstanceId::from_random(mix(n)), pinned: None, failed_on: Vec::new() };
+    let item = |n| Item::new(InstanceId::from_random(mix(n)));
     (1..=count).map(item).collect()
 }
 
@@ -135,7 +135,7 @@ fn where_it_failed_is_the_last_choice() {
         (vec![two, one, three], "n2"),
         (vec![one, two, three, one], "n2"),
     ] {
-        let item = Item { instance: InstanceId::from_random(1), pinned: None, failed_on };
+        let item = Item { failed_on, ..Item::new(InstanceId::from_random(1)) };
         assert_eq!(chosen(&cluster, &place(&cluster, &spec("web"), vec![item])), [then]);
     }
 }
@@ -149,7 +149,7 @@ fn a_pinned_instance_goes_to_its_node_or_nowhere() {
         (cluster.node("n2"), "n2: not heard lately".to_owned()),
         (NodeId::from_random(9), format!("node {} does not exist", NodeId::from_random(9))),
     ] {
-        let item = Item { instance: InstanceId::from_random(1), pinned: Some(node), failed_on: Vec::new() };
+        let item = Item { pinned: Some(node), ..Item::new(InstanceId::from_random(1)) };
         assert_eq!(chosen(&cluster, &place(&cluster, &spec("web"), vec![item])), [then]);
     }
 }

@@ -247,6 +247,21 @@ impl Topology {
             && self.affinities.iter().all(|a| a.count.scope != Scope::Node || a.admits(domain))
     }
 
+    /// Whether the rules let an instance go from one node to another that has `same` of the service;
+    /// it is counted where it is until now.
+    pub(super) fn admits_move(&self, from: Option<usize>, to: usize, same: u32) -> bool {
+        let leaves = |scope| from.map(|from| self.domain(scope, from));
+        self.max_per_node.is_none_or(|most| same < most)
+            && self.spreads.iter().all(|spread| {
+                let scope = spread.count.scope;
+                spread.admits_from(leaves(scope), self.domain(scope, to))
+            })
+            && self.affinities.iter().all(|affinity| {
+                let scope = affinity.count.scope;
+                affinity.admits_from(leaves(scope).filter(|_| affinity.own), self.domain(scope, to))
+            })
+    }
+
     /// Soft rules over labels: larger is better.
     pub(super) fn wish(&self, tuple: &[u32]) -> f64 {
         self.wishes(|scope| match scope {
@@ -317,20 +332,37 @@ impl Spread {
     }
 
     fn admits(&self, domain: u32) -> bool {
+        self.admits_from(None, domain)
+    }
+
+    /// `from`: the domain that loses one by it.
+    fn admits_from(&self, from: Option<u32>, domain: u32) -> bool {
+        if domain != NONE && from == Some(domain) {
+            return true;
+        }
+        let left = from.and_then(|from| self.count.by_domain.get(from as usize));
+        let least = left.map_or(self.least(), |left| self.least().min(left.saturating_sub(1)));
         let count = self.count.by_domain.get(domain as usize);
-        count.is_some_and(|count| count + 1 - self.least().min(count + 1) <= self.max_skew)
+        count.is_some_and(|count| count + 1 - least.min(count + 1) <= self.max_skew)
     }
 }
 
 impl Attraction {
     fn admits(&self, domain: u32) -> bool {
+        self.admits_from(None, domain)
+    }
+
+    /// `from`: where one that is counted will no longer be.
+    fn admits_from(&self, from: Option<u32>, domain: u32) -> bool {
         if self.weight.is_some() {
             return true;
         }
-        let there = self.count.by_domain.get(domain as usize).is_some_and(|count| *count > 0);
+        let leaving = u32::from(from == Some(domain));
+        let there = self.count.by_domain.get(domain as usize).is_some_and(|count| *count > leaving);
+        let others = self.total - u32::from(from.is_some()).min(self.total);
         match self.direction {
             // The first of a service that wants to be near itself may go anywhere with a domain.
-            Direction::Near => there || (self.own && self.total == 0 && domain != NONE),
+            Direction::Near => there || (self.own && others == 0 && domain != NONE),
             Direction::Away => !there,
         }
     }

@@ -13,7 +13,7 @@ use skein_common::{
     service::{Generation, Protocol, ServiceSpec},
 };
 
-use super::{ClusterState, Occupancy, RecordedRequest, Service};
+use super::{ClusterState, Occupancy, RecordedRequest, Service, Settings};
 
 impl ClusterState {
     /// `None` until the cluster is formed.
@@ -32,6 +32,12 @@ impl ClusterState {
     #[must_use]
     pub const fn time(&self) -> Timestamp {
         self.time
+    }
+
+    /// What belongs to the cluster as a whole.
+    #[must_use]
+    pub const fn settings(&self) -> &Arc<Settings> {
+        &self.settings
     }
 
     pub fn services(&self) -> impl Iterator<Item = &Arc<Service>> {

@@ -14,7 +14,7 @@ use skein_common::{
     service::{Generation, ServiceSpec},
 };
 
-use super::{ClusterState, RecordedRequest, Service};
+use super::{ClusterState, RecordedRequest, Service, Settings};
 
 #[derive(Serialize, Deserialize)]
 pub(super) struct Stored {
@@ -29,6 +29,8 @@ pub(super) struct Stored {
     events: Vec<Arc<Event>>,
     last_event: u64,
     requests: Vec<(String, RecordedRequest)>,
+    #[serde(default)]
+    settings: Arc<Settings>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -55,6 +57,7 @@ impl From<ClusterState> for Stored {
             instances: state.instances.values().cloned().collect(),
             events: state.events.values().cloned().collect(),
             last_event: state.last_event,
+            settings: state.settings,
             requests: state.requests.iter().map(|(id, request)| (id.clone(), request.clone())).collect(),
         }
     }
@@ -67,6 +70,7 @@ impl From<Stored> for ClusterState {
             revision: stored.revision,
             time: stored.time,
             last_event: stored.last_event,
+            settings: stored.settings,
             ..Self::default()
         };
         // Specs and nodes first: the indexes of instances look them up.

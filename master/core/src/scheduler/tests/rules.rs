@@ -266,7 +266,7 @@ fn an_explanation_tells_filters_and_terms() {
     let mut asked = reserving(spec("web"), 1_000, 0);
     asked.placement.preferences = vec![zone()];
     let failed_on = vec![cluster.node("n1")];
-    let item = Item { instance: InstanceId::from_random(1), pinned: None, failed_on };
+    let item = Item { failed_on, ..Item::new(InstanceId::from_random(1)) };
     let group = Group { service: web, items: vec![item], spec: &asked };
     let explained = Scheduler::new(&cluster.state).explain(&group, 9);
     assert_eq!((explained.nodes, explained.priority, explained.strategy), (5, 50, Strategy::Spread));
