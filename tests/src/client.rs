@@ -233,6 +233,44 @@ impl Client {
         answer.node.ok_or_else(|| absent("node"))
     }
 
+    /// Begins a rebalancing of everything, or only tells its moves.
+    ///
+    /// # Errors
+    /// As [`Client::call`].
+    pub async fn rebalance(&self, dry_run: bool) -> Result<v1::RebalanceResponse, Status> {
+        let request = v1::RebalanceRequest {
+            dry_run,
+            request_id: self.request_id(),
+            ..v1::RebalanceRequest::default()
+        };
+        ask!(self, ClusterServiceClient::rebalance, request)
+    }
+
+    /// # Errors
+    /// As [`Client::call`].
+    pub async fn cluster_config(&self) -> Result<v1::GetClusterConfigResponse, Status> {
+        let request = v1::GetClusterConfigRequest::default();
+        ask!(self, ClusterServiceClient::get_cluster_config, request)
+    }
+
+    /// Replaces the settings.
+    ///
+    /// # Errors
+    /// As [`Client::call`].
+    pub async fn configure(
+        &self,
+        config: v1::ClusterConfig,
+        etag: &str,
+    ) -> Result<v1::UpdateClusterConfigResponse, Status> {
+        let request = v1::UpdateClusterConfigRequest {
+            config: Some(config),
+            etag: etag.to_owned(),
+            request_id: self.request_id(),
+            ..v1::UpdateClusterConfigRequest::default()
+        };
+        ask!(self, ClusterServiceClient::update_cluster_config, request)
+    }
+
     /// The newest events first, for the text of a failure.
     ///
     /// # Errors

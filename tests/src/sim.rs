@@ -27,6 +27,7 @@ use skein_agent_core::{Action, Finished, Glance, Look, RuntimeError, Success};
 use skein_common::{
     InstanceId, NodeId, Resources, Timestamp,
     node::{NodeDescription, Platform},
+    placement::GenericResource,
 };
 
 pub use self::{
@@ -423,7 +424,7 @@ fn machine(index: usize, settings: &Settings, dice: &mut Dice) -> Node {
         platform: Platform { os: "linux".to_owned(), arch: "amd64".to_owned() },
         agent_version: "sim".to_owned(),
         runtime_version: "model".to_owned(),
-        generic: Vec::new(),
+        generic: vec![GenericResource { name: "gpu".to_owned(), model: String::new(), count: 1 }],
     };
     Node {
         id: NodeId::from_random(dice.bits()),

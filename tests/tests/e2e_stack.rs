@@ -1,12 +1,12 @@
 //! A stack of five services, as a Swarm would run it, on real Docker: deployed as it is, rolled,
-//! rolled back, drained and removed.
+//! rolled back, drained, rebalanced and removed.
 //!
 //! Invariant tested throughout: the service that starts first never has fewer Ready instances than
 //! it asks for. Deliberately not here: deaths (`e2e_cluster`).
 
 #![allow(clippy::expect_used, clippy::unwrap_used)]
 
-use std::{fs, path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, fs, path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use skein_tests::{
@@ -44,7 +44,7 @@ async fn runs(cluster: &Deployment, service: &str, image: &str, nodes: &[&str]) 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stack_is_deployed_rolled_and_drained() -> Result<()> {
+async fn a_stack_is_deployed_rolled_drained_and_rebalanced() -> Result<()> {
     let cluster = Deployment::start(3, 3, &Flags { master: Vec::new(), agent: Vec::new() }).await?;
     let nodes = ["n1", "n2", "n3"];
     let first = compose(&cluster, "v1")?;
@@ -71,6 +71,21 @@ async fn a_stack_is_deployed_rolled_and_drained() -> Result<()> {
         let image = if service == EDGE { "skein-sample:v1" } else { "skein-sample:v2" };
         runs(&cluster, service, image, &nodes[1..]).await?;
     }
+    // The node is back, and nothing moves to it by itself but what runs on every node.
+    cluster.skein(&["node", "activate", "n1"]).await?;
+    runs(&cluster, "shop_watcher", "skein-sample:v2", &nodes).await?;
+    let moves = cluster.skein(&["rebalance", "--dry-run"]).await?;
+    ensure!(moves.contains("shop_edge.") && !moves.contains("shop_store."), "the volume stays: {moves}");
+    cluster.skein(&["rebalance"]).await?;
+    runs(&cluster, EDGE, "skein-sample:v1", &nodes).await?;
+    for service in [EDGE, "shop_catalogue", "shop_orders"] {
+        let all = cluster.client.instances(service).await?;
+        let ready: Vec<_> = all.iter().filter(|instance| is_ready(instance)).collect();
+        let places: BTreeSet<_> = ready.iter().map(|instance| &instance.node_name).collect();
+        ensure!(places.len() == ready.len(), "one on each node: {}", show_instances(&all));
+    }
+    let again = cluster.skein(&["rebalance", "--dry-run", "-o", "name"]).await?;
+    ensure!(again.is_empty(), "twice is no better: {again}");
     ensure!(watcher.fewest_ready(3) == 3, "never fewer than three, saw {}", watcher.fewest_ready(3));
     drop(watcher);
 

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use skein_common::{
     InstanceId, NodeId, Resources, ServiceId,
     instance::{Desired, Instance, Phase, Slot},
+    placement::WHOLE_MILLIS,
     service::{Protocol, Publish},
 };
 
@@ -43,6 +44,8 @@ pub enum Broken {
     Overcommitted { node: NodeId, reserved: Resources, allocatable: Resources },
     #[error("{address}: port {port}/{protocol} is used by {first} and {second}")]
     PortShared { address: String, protocol: Protocol, port: u16, first: InstanceId, second: InstanceId },
+    #[error("node {node}: {millis} thousandths of {name} {device} are given away")]
+    DeviceShared { node: NodeId, name: String, device: u16, millis: u32 },
     #[error("instance {placed} was placed while {before} of its slot may still run")]
     PlacedTooEarly { placed: InstanceId, before: InstanceId },
     #[error("{what} of {object} went back")]
@@ -72,6 +75,18 @@ pub fn check_capacity(state: &ClusterState) -> Vec<Broken> {
         if allocatable.lacking(reserved).is_some() {
             broken.push(Broken::Overcommitted { node: node.id, reserved, allocatable });
         }
+        let mut shares: BTreeMap<(&str, u16), u32> = BTreeMap::new();
+        let there = state.instances_on(node.id).filter(|instance| instance.occupies().is_some());
+        for share in there.flat_map(|instance| &instance.devices) {
+            *shares.entry((&share.name, share.device)).or_default() += u32::from(share.millis);
+        }
+        let over = shares.into_iter().filter(|(_, millis)| *millis > u32::from(WHOLE_MILLIS));
+        broken.extend(over.map(|((name, device), millis)| Broken::DeviceShared {
+            node: node.id,
+            name: name.to_owned(),
+            device,
+            millis,
+        }));
     }
     for (address, used) in &state.index.host_ports {
         let used: Vec<_> = used.iter().copied().collect();

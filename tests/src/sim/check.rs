@@ -12,7 +12,7 @@ use skein_common::{
 };
 use skein_master_core::{
     Applied, ClusterState, Command, CommandKind,
-    command::{Plan, Verdict, Wish},
+    command::{Plan, RebalanceStep, Verdict, Wish},
     invariant, orchestrator,
     orchestrator::Scope,
     state::Service,
@@ -178,6 +178,8 @@ impl World {
             // Words are brought up to date by the slow full pass, which is not modelled: it would hide
             // a decision that was overlooked.
             plan.explain.clear();
+            // It is time to look again, as it will be for ever.
+            plan.rebalance.take_if(|step| matches!(step, RebalanceStep::Begin { .. }));
             (!plan.is_empty()).then(|| format!("the planner is not done: {plan:?}"))
         };
         nodes.or_else(services).or_else(missing).or_else(instances).or_else(plan)
@@ -232,7 +234,7 @@ impl World {
         let mut placeable =
             state.pending().filter(|instance| !instance.explanation.starts_with("waits until"));
         let crowded = placeable.any(|instance| {
-            ["insufficient", "port"].iter().any(|reason| instance.explanation.contains(reason))
+            ["insufficient", "port", "kept for"].iter().any(|reason| instance.explanation.contains(reason))
         });
         let mut held = 0;
         for instance in state.instances_of(service.id).filter(|instance| instance.desired == Desired::Run) {
@@ -349,6 +351,12 @@ fn has_reason(state: &ClusterState, instance: &Instance, wish: &Wish) -> bool {
         let successor = other.beside == Some(instance.id) && other.is_ready();
         other.is_live() && (successor || instance.beside == Some(other.id))
     });
+    // Who it is for is checked by the scheduler's own tests.
+    let gives_way = wish.reason.starts_with("gives way to ") && wish.desired == Desired::Stop;
+    let moves = state.settings().rebalance.is_some() && wish.reason.starts_with("moves to node ");
+    if gives_way || moves {
+        return !wish.lost;
+    }
     !wish.lost && (service.deleting || too_many || pair || !state.is_current(instance))
 }
 

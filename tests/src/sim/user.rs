@@ -8,7 +8,9 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use skein_common::{
     NodeId, Resources, ServiceId,
+    cluster::{ClusterConfig, RebalanceGoal},
     node::Availability,
+    placement::{DEFAULT_PRIORITY, GenericRequest},
     rollout::RolloutControl,
     service::{
         ContainerSpec, FailureAction, Mode, PortSpec, Protocol, Publish, RestartCondition, RestartPolicy,
@@ -55,6 +57,11 @@ pub enum Wish {
     Resume {
         name: String,
     },
+    Rebalance {
+        consolidate: bool,
+    },
+    /// Whether the cluster rebalances itself.
+    Rebalancing(bool),
     /// Of a node that is down, or by force.
     Forget {
         node: usize,
@@ -86,7 +93,11 @@ impl Wish {
         match self {
             Self::Create(spec) | Self::Update(spec) => Some(&spec.name),
             Self::Scale { name, .. } | Self::Delete { name } | Self::Resume { name } => Some(name),
-            Self::Allow { .. } | Self::Label { .. } | Self::Forget { .. } => None,
+            Self::Allow { .. }
+            | Self::Label { .. }
+            | Self::Rebalance { .. }
+            | Self::Rebalancing(_)
+            | Self::Forget { .. } => None,
         }
     }
 }
@@ -173,6 +184,16 @@ impl World {
                 availability: None,
                 labels: Some(zone.iter().map(|zone| ("zone".to_owned(), (*zone).to_owned())).collect()),
             },
+            Wish::Rebalance { consolidate } => CommandKind::Rebalance {
+                goal: if *consolidate { RebalanceGoal::Consolidate } else { RebalanceGoal::Even },
+                service: None,
+            },
+            Wish::Rebalancing(enabled) => {
+                let mut config = ClusterConfig::clone(&state.settings().config);
+                config.scheduling.rebalance.enabled = Some(*enabled);
+                config.scheduling.rebalance.max_moves = Some(3);
+                CommandKind::ConfigureCluster { expected: None, config: Arc::new(config) }
+            }
             Wish::Forget { node, force } => {
                 CommandKind::DeleteNode { id: self.nodes[*node].id, expected: None, force: *force }
             }
@@ -208,7 +229,7 @@ impl World {
             Wish::Allow { node, availability } => {
                 self.user.availability.insert(self.nodes[node].id, availability);
             }
-            Wish::Label { .. } | Wish::Resume { .. } => {}
+            Wish::Label { .. } | Wish::Resume { .. } | Wish::Rebalance { .. } | Wish::Rebalancing(_) => {}
             Wish::Forget { node, .. } => {
                 self.user.availability.remove(&self.nodes[node].id);
             }
@@ -242,6 +263,8 @@ impl World {
                 let zones: &[_] = if node == 0 { &[Some("a"), None] } else { &[Some("a"), Some("b"), None] };
                 Wish::Label { node, zone: self.dice.pick(zones).flatten() }
             }
+            90..96 => Wish::Rebalance { consolidate: self.dice.percent(30) },
+            96..98 => Wish::Rebalancing(self.dice.percent(70)),
             70..74 => Wish::Forget { node, force: self.dice.percent(50) },
             _ => self.drain(node),
         }
@@ -288,8 +311,17 @@ impl World {
             update: update_policy(name),
             ..ServiceSpec::new(name, container(&self.image()))
         };
+        // Large ones fill a node of 8 GiB quickly, so that room is what instances fight for.
+        let sizes = [(3, 64), (2, 1_024), (3, 2_560), (2, 4_000)];
+        let memory = self.dice.weighted(&sizes).unwrap_or(64);
         spec.resources.reservation =
-            Resources { cpu_millis: self.dice.range(0..300), memory_bytes: 64 * MIB };
+            Resources { cpu_millis: self.dice.range(0..1_200), memory_bytes: memory * MIB };
+        spec.placement.priority = priority(name);
+        if name == "api" && self.dice.percent(40) {
+            let millis = if self.dice.percent(50) { 500 } else { 1_000 };
+            let gpu = GenericRequest { name: "gpu".to_owned(), count: 1, millis, models: Vec::new() };
+            spec.placement.generic.push(gpu);
+        }
         // The first node is never in zone b, so there is always one left.
         if zoned && let Ok(constraint) = "node.labels.zone != b".parse() {
             spec.placement.constraints.push(constraint);
@@ -303,6 +335,16 @@ impl World {
             publish,
         }));
         Arc::new(spec)
+    }
+}
+
+/// Some give way to others.
+fn priority(name: &str) -> u8 {
+    match name {
+        "db" => 80,
+        "web" => 60,
+        "log" => 10,
+        _ => DEFAULT_PRIORITY,
     }
 }
 
