@@ -6,7 +6,9 @@
 
 mod job;
 mod mount;
+mod order;
 mod probe;
+mod schedule;
 mod update;
 mod validate;
 
@@ -14,11 +16,16 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-pub use self::job::{DEFAULT_BACKOFF_LIMIT, JobPhase, JobPolicy, JobRun};
+pub use self::job::{DEFAULT_BACKOFF_LIMIT, JobPhase, JobPolicy, JobRun, ScheduleState};
 pub use self::mount::{Mount, MountKind, MountOptions, PROPAGATIONS};
+pub use self::order::{Dependency, DependencyCondition};
 pub use self::probe::{
     DEFAULT_PROBE_INTERVAL, DEFAULT_PROBE_RETRIES, DEFAULT_PROBE_START_INTERVAL, DEFAULT_PROBE_TIMEOUT,
     Probe, ProbeKind, ProbeTest, Probes,
+};
+pub use self::schedule::{
+    Calendar, Concurrency, DEFAULT_KEEP_COMPLETED, DEFAULT_KEEP_FAILED, DEFAULT_TOLERANCE,
+    MAX_SCHEDULED_NAME, MissedRuns, Schedule,
 };
 pub use self::update::{
     DEFAULT_MONITOR, DEFAULT_PROGRESS_DEADLINE, Disruption, FailureAction, KEPT_GENERATIONS, UpdateOrder,
@@ -65,6 +72,12 @@ pub struct ServiceSpec {
     /// Of a job; nothing to others.
     #[serde(default)]
     pub job: JobPolicy,
+    /// A job that runs by itself: it has no instances of its own, each due time makes a run.
+    #[serde(default)]
+    pub schedule: Option<Schedule>,
+    /// Its first instances of a generation wait for these.
+    #[serde(default)]
+    pub depends_on: Vec<Dependency>,
 }
 
 /// How many instances, and where.
@@ -337,6 +350,8 @@ impl ServiceSpec {
             rollback: None,
             disruption: None,
             job: JobPolicy::default(),
+            schedule: None,
+            depends_on: Vec::new(),
         }
     }
 

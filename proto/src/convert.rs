@@ -12,6 +12,7 @@ mod node;
 mod placement;
 mod probe;
 mod rollout;
+mod schedule;
 mod service;
 mod time;
 mod update;

@@ -147,6 +147,28 @@ prop_compose! {
     }
 }
 
+fn schedule() -> Schedule {
+    Schedule {
+        time_zone: "Europe/Berlin".into(),
+        concurrency: Concurrency::Replace,
+        missed: MissedRuns::Skip,
+        starting_deadline: Some(Duration::from_secs(30)),
+        suspend: true,
+        keep_completed: 0,
+        ..Schedule::new("30 2 * * mon-fri")
+    }
+}
+
+fn dependencies() -> Vec<Dependency> {
+    let conditions = [
+        DependencyCondition::Started,
+        DependencyCondition::Healthy,
+        DependencyCondition::CompletedSuccessfully,
+    ];
+    let dependency = |condition| Dependency { service: format!("{condition:?}"), condition };
+    conditions.map(dependency).into()
+}
+
 /// One of everything a policy can say.
 fn placement() -> PlacementPolicy {
     let zone = TopologyKey::Label("zone".into());
@@ -188,10 +210,12 @@ prop_compose! {
                 None => Mode::Global,
             },
             job: if replicas == Some(0) {
-                JobPolicy { backoff_limit: 2, active_deadline: Some(window), ttl_after_finished: None }
+                JobPolicy { backoff_limit: 2, active_deadline: Some(window), ttl_after_finished: None, gang: false }
             } else {
                 JobPolicy::default()
             },
+            schedule: (replicas == Some(0)).then(schedule),
+            depends_on: dependencies(),
             resources: ResourceRequirements { reservation, limit: Resources::ZERO, pids: replicas.map(|replicas| replicas + 1) },
             restart: RestartPolicy { condition: RestartCondition::OnFailure, delay, max_attempts, window },
             placement: placement(),
@@ -322,4 +346,53 @@ fn a_peer_that_leaves_something_out_is_told_what() {
     let report = v1::InstanceReport { instance_id: InstanceId::from_random(5).to_string(), news: None };
     let error = skein_common::instance::InstanceReport::try_from(report).unwrap_err();
     assert_eq!(error, InvalidMessage::Missing { field: "news" });
+}
+
+#[test]
+fn a_schedule_is_checked_where_it_comes_in() {
+    let violations = |change: &dyn Fn(&mut v1::ServiceSpec)| {
+        let mut spec = ServiceSpec {
+            mode: Mode::Job { completions: 1, parallelism: 0 },
+            ..ServiceSpec::new("a", ContainerSpec::new("x"))
+        };
+        spec.restart.condition = RestartCondition::OnFailure;
+        spec.schedule = Some(Schedule::new("@daily"));
+        let mut wire = v1::ServiceSpec::from(&spec);
+        change(&mut wire);
+        ServiceSpec::try_from(wire)
+            .err()
+            .map(|found| found.0.into_iter().map(|v| v.field).collect::<Vec<_>>())
+    };
+    let with = |cron: &'static str, zone: &'static str| {
+        violations(&move |wire| {
+            let schedule = v1::Schedule { cron: cron.into(), time_zone: zone.into(), ..Default::default() };
+            wire.schedule = Some(schedule);
+        })
+    };
+    assert_eq!(with("*/5 * * * *", "Asia/Tokyo"), None);
+    for (cron, zone, field) in [
+        ("61 * * * *", "", "spec.schedule.cron"),
+        ("0 0 31 2 *", "", "spec.schedule.cron"),
+        ("@daily", "Mars/Olympus", "spec.schedule.time_zone"),
+    ] {
+        assert_eq!(with(cron, zone), Some(vec![field.to_owned()]), "{cron} {zone}");
+    }
+    let no_job = violations(&|wire| {
+        wire.mode = Some(v1::service_spec::Mode::Global(v1::GlobalMode {}));
+        wire.job_policy = None;
+    });
+    assert_eq!(no_job, Some(vec!["spec.schedule".to_owned()]));
+    let long = violations(&|wire| wire.name = "x".repeat(47));
+    assert_eq!(long, Some(vec!["spec.name".to_owned()]));
+    let unknown = violations(&|wire| wire.schedule.as_mut().unwrap().concurrency = 9);
+    assert_eq!(unknown, Some(vec!["spec.schedule.concurrency".to_owned()]));
+    let gang = violations(&|wire| {
+        wire.job_policy.as_mut().unwrap().gang = true;
+        wire.mode = Some(v1::service_spec::Mode::Job(v1::JobMode { completions: Some(4), parallelism: 2 }));
+    });
+    assert_eq!(gang, Some(vec!["spec.mode.job.parallelism".to_owned()]));
+    let itself = violations(&|wire| {
+        wire.depends_on = vec![v1::Dependency { service: "a".into(), condition: 0 }];
+    });
+    assert_eq!(itself, Some(vec!["spec.depends_on[0].service".to_owned()]));
 }

@@ -253,6 +253,23 @@ impl ServiceService for Fake {
         Ok(Response::new(v1::ControlRolloutResponse { service: Some(service) }))
     }
 
+    /// The run is the job itself.
+    async fn run_job(&self, request: Request<v1::RunJobRequest>) -> Answer<v1::RunJobResponse> {
+        let name = request.into_inner().service;
+        let run = self.call("run_job", &name)?.service(&name)?;
+        Ok(Response::new(v1::RunJobResponse { run: Some(run) }))
+    }
+
+    async fn control_schedule(
+        &self,
+        request: Request<v1::ControlScheduleRequest>,
+    ) -> Answer<v1::ControlScheduleResponse> {
+        let request = request.into_inner();
+        let key = format!("{} {}", request.service, request.control().as_str_name());
+        let service = self.call("control_schedule", key)?.service(&request.service)?;
+        Ok(Response::new(v1::ControlScheduleResponse { service: Some(service) }))
+    }
+
     async fn list_service_generations(
         &self,
         request: Request<v1::ListServiceGenerationsRequest>,

@@ -2,7 +2,7 @@
 //!
 //! Invariant: plain values; when a job is done or has failed is decided in `master/core`.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -21,11 +21,19 @@ pub struct JobPolicy {
     pub active_deadline: Option<Duration>,
     /// How long after its end the service is deleted, logs included; `None` = never.
     pub ttl_after_finished: Option<Duration>,
+    /// All slots are placed together, or none is.
+    #[serde(default)]
+    pub gang: bool,
 }
 
 impl Default for JobPolicy {
     fn default() -> Self {
-        Self { backoff_limit: DEFAULT_BACKOFF_LIMIT, active_deadline: None, ttl_after_finished: None }
+        Self {
+            backoff_limit: DEFAULT_BACKOFF_LIMIT,
+            active_deadline: None,
+            ttl_after_finished: None,
+            gang: false,
+        }
     }
 }
 
@@ -38,6 +46,21 @@ pub struct JobRun {
     pub reason: String,
     pub started_at: Timestamp,
     pub finished_at: Option<Timestamp>,
+    /// Slots that are done and whose records went with their node.
+    #[serde(default)]
+    pub done: BTreeSet<u32>,
+    /// Failures that were counted in records that went with their node.
+    #[serde(default)]
+    pub past_failures: u64,
+}
+
+/// How far the schedule of a job has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScheduleState {
+    /// Times up to this one are none of its business: it began, was changed or was resumed then.
+    pub since: Timestamp,
+    /// The last due time that was decided on: run, skipped or missed. Only grows.
+    pub last: Option<Timestamp>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -57,6 +80,21 @@ impl JobRun {
             reason: String::new(),
             started_at: at,
             finished_at: None,
+            done: BTreeSet::new(),
+            past_failures: 0,
         }
+    }
+}
+
+impl ScheduleState {
+    #[must_use]
+    pub const fn begin(at: Timestamp) -> Self {
+        Self { since: at, last: None }
+    }
+
+    /// Only later times are to be decided on.
+    #[must_use]
+    pub fn decided(self) -> Timestamp {
+        self.last.map_or(self.since, |last| last.max(self.since))
     }
 }

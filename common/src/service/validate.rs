@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use super::{
-    ContainerSpec, Disruption, FailureAction, HealthTest, Mode, Mount, MountKind, PortSpec, Publish,
-    ResourceRequirements, RestartCondition, ServiceSpec, UpdatePolicy,
+    ContainerSpec, Disruption, FailureAction, HealthTest, MAX_SCHEDULED_NAME, Mode, Mount, MountKind,
+    PortSpec, Publish, ResourceRequirements, RestartCondition, ServiceSpec, UpdatePolicy, order,
 };
 use crate::Violations;
 
@@ -12,6 +12,8 @@ use crate::Violations;
 const MAX_NAME: usize = 63;
 const MAX_REPLICAS: u32 = 100_000;
 const MAX_PORTS: usize = 64;
+/// What one plan of the masters can place.
+const MAX_GANG: u32 = 4_096;
 /// Specs travel through the log: one must stay small against a log batch.
 const MAX_TEXT_BYTES: usize = 256 * 1024;
 /// Docker refuses less (its own bound for the memory limit).
@@ -46,6 +48,8 @@ impl ServiceSpec {
         if self.mode.is_job() && self.restart.condition == RestartCondition::Any {
             found.add("spec.restart.condition", "a job ends: use on-failure or none");
         }
+        check_job(self, &mut found);
+        order::check(self, &mut found);
         check_container(&self.container, &mut found);
         check_resources(self.resources, &mut found);
         self.placement.check(&mut found);
@@ -59,6 +63,46 @@ impl ServiceSpec {
         }
         found
     }
+}
+
+fn check_job(spec: &ServiceSpec, found: &mut Violations) {
+    if spec.job.gang {
+        match spec.mode {
+            Mode::Job { completions, parallelism } if (1..completions).contains(&parallelism) => {
+                found.add(
+                    "spec.mode.job.parallelism",
+                    "a gang runs all its slots at once: 0, or as many as completions",
+                );
+            }
+            Mode::Job { completions, .. } if completions > MAX_GANG => {
+                found.add("spec.mode.job.completions", format!("a gang has at most {MAX_GANG} slots"));
+            }
+            Mode::Job { .. } => {}
+            _ => found.add("spec.job_policy.gang", "only a replicated job is placed as a gang"),
+        }
+    }
+    let Some(schedule) = &spec.schedule else { return };
+    if !spec.mode.is_job() {
+        found.add(
+            "spec.schedule",
+            format!("a {} service never ends: only a job has a schedule", spec.mode.name()),
+        );
+    }
+    if spec.name.len() > MAX_SCHEDULED_NAME {
+        found.add(
+            "spec.name",
+            format!("runs are called <name>-<time>: with a schedule at most {MAX_SCHEDULED_NAME} characters"),
+        );
+    }
+    for (position, port) in spec.ports.iter().enumerate() {
+        if matches!(port.publish, Publish::Ingress { port: Some(_) }) {
+            found.add(
+                format!("spec.ports[{position}].published_port"),
+                "runs of a schedule cannot share a published port: leave it out, or use host mode",
+            );
+        }
+    }
+    schedule.check_form(found);
 }
 
 /// A failed rollback has nothing left to go back to, and canaries are for what is new.

@@ -5,21 +5,42 @@
 //! they may come back.
 //! Deliberately not here: why an instance is pending (`scheduler`), what is refused (`common`).
 
-use skein_common::{Resources, node::Node, resources::ResourceKind, service::ServiceSpec};
+use skein_common::{
+    Resources,
+    node::Node,
+    resources::ResourceKind,
+    service::{DependencyCondition, ServiceSpec},
+};
 
 use crate::state::ClusterState;
 
 /// One sentence each, beginning with the field; empty when all is well, or when there is no node yet.
 #[must_use]
 pub fn advice(state: &ClusterState, spec: &ServiceSpec) -> Vec<String> {
+    let mut words = Vec::new();
+    dependencies(state, spec, &mut words);
     let nodes: Vec<&Node> = state.nodes().map(AsRef::as_ref).collect();
     if nodes.is_empty() {
-        return Vec::new();
+        return words;
     }
-    let mut words = Vec::new();
     constraints(&nodes, spec, &mut words);
     sizes(&nodes, spec.resources.reservation, &mut words);
     words
+}
+
+fn dependencies(state: &ClusterState, spec: &ServiceSpec, words: &mut Vec<String>) {
+    for (position, dependency) in spec.depends_on.iter().enumerate() {
+        let name = &dependency.service;
+        let field = format!("spec.depends_on[{position}]");
+        let known = state.service_by_name(name).filter(|service| !service.deleting);
+        match known.map(|service| service.spec.mode.is_job()) {
+            None => words.push(format!("{field}.service: {name} does not exist: it is waited for")),
+            Some(false) if dependency.condition == DependencyCondition::CompletedSuccessfully => {
+                words.push(format!("{field}.condition: {name} is no job and never completes"));
+            }
+            Some(_) => {}
+        }
+    }
 }
 
 fn constraints(nodes: &[&Node], spec: &ServiceSpec, words: &mut Vec<String>) {
@@ -64,6 +85,8 @@ fn sizes(nodes: &[&Node], wanted: Resources, words: &mut Vec<String>) {
 
 #[cfg(test)]
 mod tests {
+    use skein_common::service::Dependency;
+
     use super::*;
     use crate::testing::{Cluster, GIB, node, reserving, spec};
 
@@ -72,6 +95,24 @@ mod tests {
         let parse = |text: &&str| text.parse().expect("a constraint");
         spec.placement.constraints = constraints.iter().map(parse).collect();
         spec
+    }
+
+    #[test]
+    fn says_what_is_waited_for() {
+        let mut cluster = Cluster::new(1);
+        cluster.create(spec("db"));
+        let mut web = spec("web");
+        let on = |service: &str, condition| Dependency { service: service.to_owned(), condition };
+        web.depends_on = vec![
+            on("db", DependencyCondition::Healthy),
+            on("cache", DependencyCondition::Started),
+            on("db", DependencyCondition::CompletedSuccessfully),
+        ];
+        let words = [
+            "spec.depends_on[1].service: cache does not exist: it is waited for",
+            "spec.depends_on[2].condition: db is no job and never completes",
+        ];
+        assert_eq!(advice(&cluster.state, &web), words);
     }
 
     #[test]

@@ -18,6 +18,7 @@ mod plan;
 mod rebalance;
 mod request;
 mod rollout;
+mod schedule;
 mod service;
 
 use std::{collections::BTreeSet, sync::Arc};
@@ -76,6 +77,10 @@ impl Step<'_> {
             CommandKind::DeleteService { id, expected } => service::delete(self, *id, *expected),
             CommandKind::ControlRollout { id, expected, control } => {
                 rollout::control(self, *id, *expected, *control)
+            }
+            CommandKind::RunJob { id, expected, run } => schedule::run_now(self, *id, *expected, *run),
+            CommandKind::ControlSchedule { id, expected, suspend } => {
+                schedule::control(self, *id, *expected, *suspend)
             }
             CommandKind::RegisterNode { id, description, incarnation } => {
                 node::register(self, *id, description, *incarnation)

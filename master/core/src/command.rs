@@ -77,6 +77,19 @@ pub enum CommandKind {
         expected: Option<Revision>,
         control: RolloutControl,
     },
+    /// Runs a job now.
+    RunJob {
+        id: ServiceId,
+        expected: Option<Revision>,
+        /// Of the run, when the job has a schedule.
+        run: ServiceId,
+    },
+    /// Suspends or resumes the schedule of a job.
+    ControlSchedule {
+        id: ServiceId,
+        expected: Option<Revision>,
+        suspend: bool,
+    },
     /// An agent said Hello.
     RegisterNode {
         id: NodeId,
@@ -157,12 +170,18 @@ pub struct Plan {
     /// What became of jobs.
     #[serde(default)]
     pub jobs: Vec<JobStep>,
-    /// Jobs whose time to live is over: their services are deleted.
+    /// Jobs that are over and kept no longer: their services are deleted.
     #[serde(default)]
     pub expire: Vec<ServiceId>,
     /// What became of rebalancing.
     #[serde(default)]
     pub rebalance: Option<RebalanceStep>,
+    /// Due times of schedules.
+    #[serde(default)]
+    pub schedules: Vec<ScheduleStep>,
+    /// What services depended on is there: their first instances may start.
+    #[serde(default)]
+    pub released: Vec<Release>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -171,6 +190,29 @@ pub enum RebalanceStep {
     Begin { cause: String },
     /// Nothing (more) is worth a move. `began` is of the run it was drawn from, if there was one.
     End { began: Option<Timestamp> },
+}
+
+/// A due time to be decided on. The owner is marked and the run made by one command, so that no time is
+/// forgotten or run twice, whatever happens to masters. Skipped when the owner has changed since.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScheduleStep {
+    pub owner: ServiceId,
+    /// `modified_revision` of the owner that `due` was computed from.
+    pub drawn_from: Revision,
+    pub due: Timestamp,
+    /// Earlier due times that were passed over.
+    pub passed: u32,
+    /// It is too late for this one too.
+    pub late: bool,
+    /// Of the run, if one is begun.
+    pub run: ServiceId,
+}
+
+/// Skipped when the service has another generation by then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Release {
+    pub service: ServiceId,
+    pub generation: Generation,
 }
 
 /// Skipped when the job runs another generation by then.

@@ -95,6 +95,8 @@ fn plan() -> Plan {
         jobs: Vec::new(),
         expire: Vec::new(),
         rebalance: None,
+        schedules: Vec::new(),
+        released: Vec::new(),
         finish: vec![ServiceId::from_random(31)],
     }
 }

@@ -9,12 +9,12 @@ use skein_common::{
     InstanceId, NodeId, Resources, ServiceId,
     instance::{Desired, Instance, Phase, Slot},
     placement::WHOLE_MILLIS,
-    service::{Protocol, Publish},
+    service::{Protocol, Publish, ScheduleState},
 };
 
 use crate::{
     apply::MAX_EVENTS,
-    state::{ClusterState, Index},
+    state::{ClusterState, Index, Service},
 };
 
 /// A rule that does not hold.
@@ -48,6 +48,10 @@ pub enum Broken {
     DeviceShared { node: NodeId, name: String, device: u16, millis: u32 },
     #[error("instance {placed} was placed while {before} of its slot may still run")]
     PlacedTooEarly { placed: InstanceId, before: InstanceId },
+    #[error("run {run} outlives the service it is a run of")]
+    RunWithoutOwner { run: ServiceId },
+    #[error("service {service} has a schedule and a run of its own, or neither")]
+    ScheduleAndRun { service: ServiceId },
     #[error("{what} of {object} went back")]
     WentBack { what: &'static str, object: String },
 }
@@ -61,6 +65,7 @@ pub fn check(state: &ClusterState) -> Vec<Broken> {
     check_slots(state, &mut broken);
     check_instances(state, &mut broken);
     check_specs(state, &mut broken);
+    check_runs(state, &mut broken);
     check_events(state, &mut broken);
     broken
 }
@@ -135,6 +140,10 @@ pub fn check_step(before: &ClusterState, after: &ClusterState) -> Vec<Broken> {
     for (old, new) in before.services().filter_map(|old| Some((old, after.service(old.id)?))) {
         forward(old.generation <= new.generation, "generation", &old.id);
         forward(!old.deleting || new.deleting, "deleting", &old.id);
+        let decided = |service: &Service| service.schedule.map(ScheduleState::decided);
+        forward(new.schedule.is_none() || decided(old) <= decided(new), "schedule", &old.id);
+        let waits_again = !old.waits && new.waits && old.generation == new.generation;
+        forward(!waits_again, "release", &old.id);
     }
     for (old, new) in before.nodes().filter_map(|old| Some((old, after.node(old.id)?))) {
         forward(old.incarnation <= new.incarnation, "incarnation", &old.id);
@@ -163,6 +172,8 @@ fn check_index(state: &ClusterState, broken: &mut Vec<Broken>) {
         ("nodes_by_name", kept.nodes_by_name == told.nodes_by_name),
         ("ingress_ports", kept.ingress_ports == told.ingress_ports),
         ("repelling", kept.repelling == told.repelling),
+        ("runs", kept.runs == told.runs),
+        ("waiting", kept.waiting == told.waiting),
         ("spec_users", kept.spec_users == told.spec_users),
         ("slots", kept.slots == told.slots),
         ("on_node", kept.on_node == told.on_node),
@@ -188,6 +199,9 @@ fn recompute(state: &ClusterState) -> Index {
         ..Index::default()
     };
     for service in state.services() {
+        index.runs.extend(service.owner.map(|owner| (owner, service.id)));
+        let awaited = service.spec.depends_on.iter().filter(|_| service.waits);
+        index.waiting.extend(awaited.map(|dependency| (dependency.service.clone(), service.id)));
         for rule in service.spec.placement.affinities.iter().filter(|rule| rule.is_required_away()) {
             index.repelling.entry(rule.service.clone()).or_default().insert(service.id);
         }
@@ -274,6 +288,20 @@ fn check_specs(state: &ClusterState, broken: &mut Vec<Broken>) {
     let count = state.specs.keys().filter(|key| !used.contains(key)).count();
     if count > 0 {
         broken.push(Broken::UnusedSpecs { count });
+    }
+}
+
+/// A job has a run or a schedule that makes runs; a run has an owner.
+fn check_runs(state: &ClusterState, broken: &mut Vec<Broken>) {
+    for service in state.services() {
+        if service.owner.is_some_and(|owner| state.service(owner).is_none()) {
+            broken.push(Broken::RunWithoutOwner { run: service.id });
+        }
+        let has_schedule = service.schedule.is_some();
+        let expected = (service.spec.schedule.is_some(), service.spec.mode.is_job() && !has_schedule);
+        if (has_schedule, service.job.is_some()) != expected {
+            broken.push(Broken::ScheduleAndRun { service: service.id });
+        }
     }
 }
 

@@ -12,9 +12,11 @@
 mod draft;
 mod history;
 mod job;
+mod order;
 mod rebalance;
 pub mod rehearsal;
 mod rollout;
+mod schedule;
 mod scope;
 mod slots;
 mod verdict;
@@ -25,6 +27,7 @@ use self::{draft::Draft, slots::Slots};
 pub use self::{
     draft::MAX_PARTS,
     history::{BACKOFF_MAX, BACKOFF_START, BACKOFF_TRUST, KEPT},
+    schedule::MOST_PASSED,
     scope::Scope,
 };
 use crate::{
@@ -54,11 +57,12 @@ pub fn plan(
 ) -> Planned {
     // A leader whose clock is behind must not wait for times that have been reached already.
     let mut draft = Draft::new(state, now.max(state.time()), ids);
+    let scope = scope.with_waiting(state);
     for service in scope.services(state) {
         plan_service(&mut draft, service);
     }
-    rebalance::advance(&mut draft, scope);
-    draft.schedule(scope);
+    rebalance::advance(&mut draft, &scope);
+    draft.schedule(&scope);
     draft.finish()
 }
 
@@ -67,6 +71,11 @@ fn plan_service<'a>(draft: &mut Draft<'a>, service: &'a Service) {
         history::delete(draft, service);
         return;
     }
+    schedule::advance(draft, service);
+    if service.spec.schedule.is_some() {
+        return;
+    }
+    draft.awaits(service);
     let mut slots = Slots::of(draft, service);
     if service.spec.mode.is_job() {
         job::advance(draft, &mut slots);

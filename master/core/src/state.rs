@@ -21,7 +21,7 @@ use skein_common::{
     instance::{Instance, Slot},
     node::Node,
     rollout::Rollout,
-    service::{Generation, JobRun, Protocol, ServiceSpec},
+    service::{Generation, JobRun, Protocol, ScheduleState, ServiceSpec},
 };
 
 use crate::command::{Outcome, Rejection};
@@ -69,6 +69,10 @@ pub(crate) struct Index {
     pub(crate) ingress_ports: OrdMap<(Protocol, u16), ServiceId>,
     /// Services that must be away from the one with this name.
     pub(crate) repelling: OrdMap<String, OrdSet<ServiceId>>,
+    /// Runs under the service whose schedule made them.
+    pub(crate) runs: OrdSet<(ServiceId, ServiceId)>,
+    /// Services whose instances wait for the one with this name.
+    pub(crate) waiting: OrdSet<(String, ServiceId)>,
     /// Instances that run each spec.
     pub(crate) spec_users: OrdMap<(ServiceId, Generation), u64>,
     /// Every instance under its service and slot.
@@ -109,9 +113,21 @@ pub struct Service {
     /// Of `generation`; `None` = it was never changed.
     #[serde(default)]
     pub rollout: Option<Rollout>,
-    /// The present run, of a job.
+    /// The present run, of a job without a schedule.
     #[serde(default)]
     pub job: Option<JobRun>,
+    /// Of a job with a schedule.
+    #[serde(default)]
+    pub schedule: Option<ScheduleState>,
+    /// The service whose schedule made this run.
+    #[serde(default)]
+    pub owner: Option<ServiceId>,
+    /// The time a run was due, or was asked for.
+    #[serde(default)]
+    pub scheduled_for: Option<Timestamp>,
+    /// The first instances of this generation wait for the services it depends on.
+    #[serde(default)]
+    pub waits: bool,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
     pub created_revision: Revision,

@@ -85,6 +85,33 @@ pub fn control_rollout(
     Ok((reference, present(control)?, expected, write))
 }
 
+pub fn run_job(wire: v1::RunJobRequest) -> Checked<(String, Option<Revision>, Write)> {
+    let mut checks = Checks::default();
+    let reference = checks.reference("service", wire.service);
+    let expected = checks.etag(&wire.etag);
+    let body = ("run_job", &reference, expected);
+    let write = checks.write(wire.request_id, wire.validate_only, &body)?;
+    Ok((reference, expected, write))
+}
+
+/// Whether it is to be suspended.
+pub fn control_schedule(
+    wire: v1::ControlScheduleRequest,
+) -> Checked<(String, bool, Option<Revision>, Write)> {
+    let mut checks = Checks::default();
+    let reference = checks.reference("service", wire.service);
+    let suspend = match v1::ScheduleControl::try_from(wire.control) {
+        Ok(v1::ScheduleControl::Suspend) => Some(true),
+        Ok(v1::ScheduleControl::Resume) => Some(false),
+        Ok(v1::ScheduleControl::Unspecified) | Err(_) => None,
+    };
+    let suspend = checks.required("control", suspend);
+    let expected = checks.etag(&wire.etag);
+    let body = ("control_schedule", &reference, suspend, expected);
+    let write = checks.write(wire.request_id, wire.validate_only, &body)?;
+    Ok((reference, present(suspend)?, expected, write))
+}
+
 pub fn delete_service(wire: v1::DeleteServiceRequest) -> Checked<(String, Option<Revision>, Write)> {
     let mut checks = Checks::default();
     let reference = checks.reference("service", wire.service);

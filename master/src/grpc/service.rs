@@ -58,13 +58,18 @@ impl ServiceService for Api {
         request: Request<v1::ListServicesRequest>,
     ) -> Answer<v1::ListServicesResponse> {
         let request = request.into_inner();
+        let filter = format!("{}\n{}", request.runs_of, decode::labels(&request.labels));
         let page =
-            PageRequest::decode(request.page_size, &request.page_token, &decode::labels(&request.labels))
-                .map_err(CallError::from)?;
+            PageRequest::decode(request.page_size, &request.page_token, &filter).map_err(CallError::from)?;
         let state = read::state(&self.store, request.consistency).await?;
+        let owner = match request.runs_of.as_str() {
+            "" => None,
+            owner => Some(read::service(&state, owner).map_err(CallError::from)?.id),
+        };
         let matching = state
             .services()
             .skip_while(|service| page.after.is_some_and(|after| service.id.get() <= after))
+            .filter(|service| owner.is_none() || service.owner == owner)
             .filter(|service| has_labels(&service.spec, &request.labels));
         let page = page.cut(matching, |service| service.id.get());
         Ok(Response::new(v1::ListServicesResponse {
@@ -119,6 +124,30 @@ impl ServiceService for Api {
         let id = self.service_id(&reference).await?;
         let written = write.run(&self.store, CommandKind::ControlRollout { id, expected, control }).await?;
         Ok(Response::new(v1::ControlRolloutResponse { service: Some(shown(&written)?) }))
+    }
+
+    async fn run_job(&self, request: Request<v1::RunJobRequest>) -> Answer<v1::RunJobResponse> {
+        let (reference, expected, write) = decode::run_job(request.into_inner()).map_err(CallError::from)?;
+        let id = self.service_id(&reference).await?;
+        let run = ServiceId::from_random(clock::random());
+        let written = write.run(&self.store, CommandKind::RunJob { id, expected, run }).await?;
+        let mut run = shown(&written)?;
+        if write.validate_only && !run.owner_id.is_empty() {
+            run.id.clear();
+        }
+        Ok(Response::new(v1::RunJobResponse { run: Some(run) }))
+    }
+
+    async fn control_schedule(
+        &self,
+        request: Request<v1::ControlScheduleRequest>,
+    ) -> Answer<v1::ControlScheduleResponse> {
+        let (reference, suspend, expected, write) =
+            decode::control_schedule(request.into_inner()).map_err(CallError::from)?;
+        let id = self.service_id(&reference).await?;
+        let kind = CommandKind::ControlSchedule { id, expected, suspend };
+        let written = write.run(&self.store, kind).await?;
+        Ok(Response::new(v1::ControlScheduleResponse { service: Some(shown(&written)?) }))
     }
 
     async fn list_service_generations(

@@ -8,7 +8,7 @@ use skein_common::{
     event::{Event, Severity, Subject},
     instance::{Desired, Instance, Phase, Slot},
     node::Node,
-    service::Mode,
+    service::{Calendar, Mode},
 };
 use skein_master_core::{ClusterState, orchestrator::rehearsal::Move, state::Service};
 use skein_proto::{convert::timestamp_to_wire, v1};
@@ -65,6 +65,10 @@ pub fn service(state: &ClusterState, service: &Service) -> v1::Service {
         etag: etag(service.modified_revision),
         rollout: service.rollout.as_ref().map(v1::Rollout::from),
         job: service.job.as_ref().map(v1::JobRun::from),
+        schedule: schedule(state, service),
+        owner_id: service.owner.map(|owner| owner.to_string()).unwrap_or_default(),
+        scheduled_for: service.scheduled_for.map(timestamp_to_wire),
+        waits_for_dependencies: service.waits,
         current_generations: state.current_generations(service).map(|generation| generation.0).collect(),
     }
 }
@@ -90,6 +94,17 @@ pub fn generations(state: &ClusterState, service: &Service) -> Vec<v1::ServiceGe
         .collect()
 }
 
+fn schedule(state: &ClusterState, service: &Service) -> Option<v1::ScheduleStatus> {
+    let (known, schedule) = (service.schedule?, service.spec.schedule.as_ref()?);
+    let calendar = Calendar::of(schedule).ok().filter(|_| !schedule.suspend && !service.deleting);
+    let active = state.active_runs(service.id).count();
+    Some(v1::ScheduleStatus {
+        next: calendar.and_then(|calendar| calendar.after(known.decided())).map(timestamp_to_wire),
+        last: known.last.map(timestamp_to_wire),
+        active: u32::try_from(active).unwrap_or(u32::MAX),
+    })
+}
+
 /// Counts of the service's instances now.
 fn status(state: &ClusterState, service: &Service) -> v1::ServiceStatus {
     let mut status = v1::ServiceStatus::default();
@@ -112,8 +127,11 @@ fn status(state: &ClusterState, service: &Service) -> v1::ServiceStatus {
             complaint = format!("{}: {text}", state.instance_name(instance));
         }
     }
+    // Records that went with their node.
+    let done = service.job.as_ref().map_or(0, |run| run.done.len());
+    status.completed += u32::try_from(done).unwrap_or(u32::MAX);
     status.desired = match service.spec.mode {
-        _ if service.deleting => 0,
+        _ if service.deleting || service.schedule.is_some() => 0,
         Mode::Replicated { replicas } => replicas,
         Mode::Job { completions, .. } => completions,
         Mode::GlobalJob => live + status.completed,

@@ -10,6 +10,7 @@ pub(super) fn job_policy(door: &mut Door<'_>, wire: v1::JobPolicy) -> JobPolicy 
         backoff_limit: wire.backoff_limit.unwrap_or(DEFAULT_BACKOFF_LIMIT),
         active_deadline: door.duration("spec.job_policy.active_deadline", wire.active_deadline),
         ttl_after_finished: door.duration("spec.job_policy.ttl_after_finished", wire.ttl_after_finished),
+        gang: wire.gang,
     }
 }
 
@@ -19,6 +20,7 @@ impl From<&JobPolicy> for v1::JobPolicy {
             backoff_limit: Some(policy.backoff_limit),
             active_deadline: policy.active_deadline.map(duration_to_wire),
             ttl_after_finished: policy.ttl_after_finished.map(duration_to_wire),
+            gang: policy.gang,
         }
     }
 }

@@ -11,7 +11,9 @@ use skein_common::{
     },
 };
 
-use super::{duration_from_wire, duration_to_wire, job::job_policy, probe::probes, update::update_policy};
+use super::{
+    duration_from_wire, duration_to_wire, job::job_policy, probe::probes, schedule, update::update_policy,
+};
 use crate::v1;
 
 /// Collects violations while values are read on.
@@ -78,7 +80,12 @@ impl TryFrom<v1::ServiceSpec> for ServiceSpec {
             rollback: wire.rollback.map(|wire| update_policy(&mut door, "rollback", *wire)),
             disruption: wire.disruption.map(Disruption::from),
             job: wire.job_policy.map(|wire| job_policy(&mut door, wire)).unwrap_or_default(),
+            schedule: wire.schedule.map(|wire| schedule::schedule(&mut door, wire)),
+            depends_on: schedule::dependencies(&mut door, wire.depends_on),
         };
+        if let Some(schedule) = &spec.schedule {
+            schedule.check_times(&mut found);
+        }
         if has_container {
             found.0.extend(spec.violations().0);
         } else {
@@ -294,6 +301,8 @@ impl From<&ServiceSpec> for v1::ServiceSpec {
             rollback: spec.rollback.as_ref().map(|policy| Box::new(policy.into())),
             disruption: spec.disruption.map(v1::service_spec::Disruption::from),
             job_policy: spec.mode.is_job().then(|| (&spec.job).into()),
+            schedule: spec.schedule.as_ref().map(v1::Schedule::from),
+            depends_on: spec.depends_on.iter().map(v1::Dependency::from).collect(),
         }
     }
 }

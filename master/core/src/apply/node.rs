@@ -11,7 +11,7 @@ use skein_common::{
     node::{Availability, Liveness, Node, NodeDescription},
 };
 
-use super::{Answer, Step, check_etag, precondition, rebalance};
+use super::{Answer, Step, check_etag, job, precondition, rebalance};
 use crate::{
     command::{ObjectKind, Outcome, Rejection},
     state::ClusterState,
@@ -126,6 +126,7 @@ pub(super) fn delete(step: &mut Step<'_>, id: NodeId, expected: Option<Revision>
     }
     let records: Vec<_> = step.state.instances_on(id).map(|instance| instance.id).collect();
     for instance in records {
+        job::keep_result(step, instance);
         step.drop_instance(instance);
     }
     // A global service's instance that waits for this very node has no other home.

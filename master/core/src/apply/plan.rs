@@ -16,7 +16,7 @@ use skein_common::{
     {Resources, ServiceId},
 };
 
-use super::{Answer, Step, devices, job, rebalance, rollout};
+use super::{Answer, Step, devices, job, rebalance, rollout, schedule};
 use crate::{
     command::{Explanation, NewInstance, Outcome, Placement, Plan, Wish},
     state::ClusterState,
@@ -26,6 +26,7 @@ use crate::{
 pub(super) fn apply(step: &mut Step<'_>, plan: &Plan) -> Answer {
     plan.desire.iter().for_each(|wish| desire(step, wish));
     plan.forget.iter().for_each(|id| forget(step, *id));
+    plan.released.iter().for_each(|release| schedule::release(step, *release));
     let begun = plan.create.iter().filter(|new| create(step, new) && new.moves_to.is_some()).count();
     rebalance::count(step, u32::try_from(begun).unwrap_or(u32::MAX));
     plan.place.iter().for_each(|placement| place(step, placement));
@@ -33,6 +34,7 @@ pub(super) fn apply(step: &mut Step<'_>, plan: &Plan) -> Answer {
     plan.finish.iter().for_each(|service| finish(step, *service));
     plan.jobs.iter().for_each(|conclusion| job::conclude(step, conclusion));
     plan.expire.iter().for_each(|service| job::expire(step, *service));
+    plan.schedules.iter().for_each(|due| schedule::conclude(step, due));
     plan.rollouts.iter().for_each(|conclusion| rollout::conclude(step, conclusion));
     plan.rebalance.iter().for_each(|conclusion| rebalance::conclude(step, conclusion));
     Ok(Outcome::Done)
@@ -195,7 +197,9 @@ fn explain(step: &mut Step<'_>, explanation: &Explanation) {
 /// node comes back or is deleted.
 fn finish(step: &mut Step<'_>, id: ServiceId) {
     let Some(service) = step.state.service(id).cloned() else { return };
-    if !service.deleting || step.state.instances_of(id).any(|instance| !instance.lost) {
+    let left =
+        step.state.instances_of(id).any(|instance| !instance.lost) || step.state.runs_of(id).next().is_some();
+    if !service.deleting || left {
         return;
     }
     step.drop_service(id);

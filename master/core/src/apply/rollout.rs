@@ -13,8 +13,8 @@ use skein_common::{
 };
 
 use super::{
-    Answer, Step, precondition,
-    service::{changeable, check_published},
+    Answer, Step, precondition, schedule,
+    service::{changeable, check_no_run, check_published},
 };
 use crate::{
     command::{Outcome, Rejection, RolloutStep, RolloutVerdict},
@@ -39,14 +39,18 @@ pub(super) fn begin(
     let stale: Vec<_> = kept.iter().copied().filter(|old| *old != from).take(excess).collect();
     kept.retain(|old| !stale.contains(old));
     // A job has no instances to keep Ready: it just runs anew.
-    let job = spec.mode.is_job().then(|| JobRun::begin(generation, at));
+    let is_job = spec.mode.is_job();
+    let job = (is_job && spec.schedule.is_none()).then(|| JobRun::begin(generation, at));
+    // Going back must not wait for anything.
+    let waits = !spec.depends_on.is_empty() && spec.schedule.is_none() && !is_rollback;
     let rollout = Rollout::begin(generation, from, is_rollback, at, step.state.revision);
     Service {
         spec,
         generation,
         kept,
-        rollout: job.is_none().then_some(rollout),
+        rollout: (!is_job).then_some(rollout),
         job,
+        waits,
         updated_at: at,
         ..service.clone()
     }
@@ -59,6 +63,7 @@ pub(super) fn control(
     control: RolloutControl,
 ) -> Answer {
     let service = changeable(step.state, id, expected)?;
+    check_no_run(step.state, &service)?;
     let name = &service.spec.name;
     if let RolloutControl::Undo { to } = control {
         let to = to
@@ -113,7 +118,7 @@ fn go_back(step: &mut Step<'_>, service: &Service, to: Generation, reason: &str)
     // How many there are is not part of what went wrong.
     let spec = Arc::new(ServiceSpec { mode: service.spec.mode, ..ServiceSpec::clone(&kept) });
     check_published(step.state, service.id, &spec)?;
-    let back = begin(step, service, spec, true);
+    let back = schedule::follow(service, begin(step, service, spec, true), step.state.time);
     let message =
         format!("service {name} goes back from generation {} to {to}: {reason}", service.generation);
     step.put_service(back.clone());

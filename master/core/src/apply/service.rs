@@ -3,15 +3,15 @@
 //! Invariant: names and published ports are unique among all services, those being deleted
 //! included; a generation never goes back.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use skein_common::{
-    Revision, ServiceId,
+    FieldViolation, Revision, ServiceId,
     event::Severity,
-    service::{Generation, JobRun, Mode, Publish, ServiceSpec},
+    service::{Generation, JobRun, Mode, Publish, ScheduleState, ServiceSpec},
 };
 
-use super::{Answer, Step, check_etag, precondition, rollout};
+use super::{Answer, Step, check_etag, precondition, rollout, schedule};
 use crate::{
     command::{ObjectKind, Outcome, Rejection},
     state::{ClusterState, Service},
@@ -21,6 +21,9 @@ pub(super) fn create(step: &mut Step<'_>, id: ServiceId, spec: &Arc<ServiceSpec>
     check_spec(spec)?;
     check_free(step.state, id, &spec.name)?;
     check_published(step.state, id, spec)?;
+    check_no_circle(step.state, spec)?;
+    let at = step.state.time;
+    let has_schedule = spec.schedule.is_some();
     let service = Service {
         id,
         spec: spec.clone(),
@@ -28,7 +31,11 @@ pub(super) fn create(step: &mut Step<'_>, id: ServiceId, spec: &Arc<ServiceSpec>
         deleting: false,
         kept: Vec::new(),
         rollout: None,
-        job: spec.mode.is_job().then(|| JobRun::begin(Generation(1), step.state.time)),
+        job: (spec.mode.is_job() && !has_schedule).then(|| JobRun::begin(Generation(1), at)),
+        schedule: has_schedule.then(|| ScheduleState::begin(at)),
+        owner: None,
+        scheduled_for: None,
+        waits: !spec.depends_on.is_empty() && !has_schedule,
         created_at: step.state.time,
         updated_at: step.state.time,
         created_revision: step.state.revision,
@@ -47,22 +54,26 @@ pub(super) fn update(
     spec: &Arc<ServiceSpec>,
 ) -> Answer {
     let service = changeable(step.state, id, expected)?;
+    check_no_run(step.state, &service)?;
     check_spec(spec)?;
     check_same_identity(&service.spec, spec)?;
     check_published(step.state, id, spec)?;
+    check_no_circle(step.state, spec)?;
     if service.spec == *spec {
         return Ok(Outcome::Service(id));
     }
     let at = step.state.time;
-    let (service, message) = if service.spec.runs_like(spec) {
+    let (updated, message) = if service.spec.runs_like(spec) {
         let message = format!("service {} updated in place: {}", spec.name, wanted(spec));
-        (Service { spec: spec.clone(), updated_at: at, ..service }, message)
+        let waits = service.waits && !spec.depends_on.is_empty();
+        (Service { spec: spec.clone(), waits, updated_at: at, ..service.clone() }, message)
     } else {
-        let service = rollout::begin(step, &service, spec.clone(), false);
-        let generation = service.generation;
+        let updated = rollout::begin(step, &service, spec.clone(), false);
+        let generation = updated.generation;
         let message = format!("service {} updated to generation {generation}: {}", spec.name, wanted(spec));
-        (service, message)
+        (updated, message)
     };
+    let service = schedule::follow(&service, updated, at);
     step.put_service(service.clone());
     step.service_event(Severity::Info, "ServiceUpdated", &service, message);
     Ok(Outcome::Service(id))
@@ -101,6 +112,11 @@ pub(super) fn delete(step: &mut Step<'_>, id: ServiceId, expected: Option<Revisi
     let message = format!("service {} is being deleted", service.spec.name);
     step.put_service(service.clone());
     step.service_event(Severity::Info, "ServiceDeleting", &service, message);
+    // Its runs go with it.
+    let runs: Vec<_> = step.state.runs_of(id).map(|run| run.id).collect();
+    for run in runs {
+        delete(step, run, None)?;
+    }
     Ok(Outcome::Service(id))
 }
 
@@ -122,6 +138,41 @@ pub(super) fn changeable(
 fn check_spec(spec: &ServiceSpec) -> Result<(), Rejection> {
     let violations = spec.violations().0;
     if violations.is_empty() { Ok(()) } else { Err(Rejection::Invalid { violations }) }
+}
+
+/// A run is as its schedule's service was when it began.
+pub(super) fn check_no_run(state: &ClusterState, service: &Service) -> Result<(), Rejection> {
+    let Some(owner) = service.owner else { return Ok(()) };
+    let owner = state.services.get(&owner).map_or_else(|| owner.to_string(), |owner| owner.spec.name.clone());
+    Err(precondition(format!(
+        "{} is a run of {owner} and cannot be changed: change {owner}, and its later runs follow",
+        service.spec.name
+    )))
+}
+
+/// Services that wait for each other would wait for ever.
+fn check_no_circle(state: &ClusterState, spec: &ServiceSpec) -> Result<(), Rejection> {
+    for (position, dependency) in spec.depends_on.iter().enumerate() {
+        let mut seen = BTreeSet::new();
+        let mut open = vec![dependency.service.as_str()];
+        while let Some(name) = open.pop() {
+            if name == spec.name {
+                let field = format!("spec.depends_on[{position}].service");
+                let description = format!(
+                    "{} waits, directly or not, for {}: each would wait for the other",
+                    dependency.service, spec.name
+                );
+                return Err(Rejection::Invalid { violations: vec![FieldViolation { field, description }] });
+            }
+            if seen.insert(name) {
+                let known = state.service_by_name(name).into_iter();
+                open.extend(
+                    known.flat_map(|service| &service.spec.depends_on).map(|next| next.service.as_str()),
+                );
+            }
+        }
+    }
+    Ok(())
 }
 
 fn check_free(state: &ClusterState, id: ServiceId, name: &str) -> Result<(), Rejection> {

@@ -70,6 +70,7 @@ fn job() -> ServiceSpec {
         backoff_limit: 3,
         active_deadline: Some(Duration::from_secs(60)),
         ttl_after_finished: None,
+        gang: false,
     };
     job.placement.generic = vec![GenericRequest {
         name: "gpu".to_owned(),

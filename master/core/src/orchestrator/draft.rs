@@ -15,9 +15,12 @@ use skein_common::{
     service::{Generation, ServiceSpec},
 };
 
-use super::{Planned, Scope, history};
+use super::{Planned, Scope, history, order};
 use crate::{
-    command::{Explanation, JobStep, NewInstance, Placement, Plan, RebalanceStep, RolloutStep, Wish},
+    command::{
+        Explanation, JobStep, NewInstance, Placement, Plan, RebalanceStep, Release, RolloutStep,
+        ScheduleStep, Wish,
+    },
     scheduler::{Bound, Decision, Group, Item, Placed, Scheduler},
     state::{ClusterState, Service},
 };
@@ -37,6 +40,8 @@ pub(super) struct Draft<'a> {
     /// Those of them that are given up with their node.
     lost: BTreeSet<InstanceId>,
     wake_at: Option<Timestamp>,
+    /// What services still wait for, as far as it was asked for.
+    awaited: BTreeMap<ServiceId, Option<String>>,
 }
 
 /// An instance that wants a node: one of the state, or one of this plan.
@@ -71,6 +76,7 @@ impl<'a> Draft<'a> {
             wished: BTreeSet::new(),
             lost: BTreeSet::new(),
             wake_at: None,
+            awaited: BTreeMap::new(),
         }
     }
 
@@ -99,6 +105,33 @@ impl<'a> Draft<'a> {
 
     pub(super) fn judge_job(&mut self, verdict: JobStep) {
         self.plan.jobs.push(verdict);
+    }
+
+    /// A time of its schedule has come.
+    pub(super) fn due(&mut self, owner: &Service, due: Timestamp, passed: u32, late: bool) {
+        if self.is_full(self.plan.schedules.len()) {
+            return;
+        }
+        // An id of a service is as random as one of an instance.
+        let run = ServiceId::from_random((self.ids)().get());
+        let drawn_from = owner.modified_revision;
+        self.plan.schedules.push(ScheduleStep { owner: owner.id, drawn_from, due, passed, late, run });
+    }
+
+    /// What the first instances of its generation still wait for. When that is there, the plan says so,
+    /// and they are placed by this very plan.
+    pub(super) fn awaits(&mut self, service: &Service) -> Option<&str> {
+        if !service.waits {
+            return None;
+        }
+        if !self.awaited.contains_key(&service.id) {
+            let missing = order::missing(self.state, service);
+            if missing.is_none() {
+                self.plan.released.push(Release { service: service.id, generation: service.generation });
+            }
+            self.awaited.insert(service.id, missing);
+        }
+        self.awaited.get(&service.id)?.as_deref()
     }
 
     pub(super) fn expire(&mut self, service: ServiceId) {
@@ -239,6 +272,11 @@ impl<'a> Draft<'a> {
         };
         if let Some(later) = not_before.filter(|not_before| *not_before > self.now) {
             self.wake(later);
+            return false;
+        }
+        let awaited = self.state.service(waiting.service).filter(|s| s.generation == waiting.generation);
+        if let Some(missing) = awaited.and_then(|service| self.awaits(service)).map(str::to_owned) {
+            self.explain(waiting, &missing);
             return false;
         }
         let vacating = self

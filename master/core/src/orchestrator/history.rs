@@ -9,6 +9,7 @@ use skein_common::{
     NodeId, Timestamp,
     instance::{Desired, Instance, Phase},
     node::Liveness,
+    service::JobPhase,
 };
 
 use super::{draft::Draft, slots::Slots};
@@ -68,15 +69,19 @@ pub(super) fn delete(draft: &mut Draft<'_>, service: &Service) {
         let goes_with_wish = instance.node.is_none() && draft.ends(instance.id);
         left |= !draft.loses(instance) && !goes_with_wish;
     }
+    // Its runs go before it.
+    left |= state.runs_of(service.id).next().is_some();
     if !left {
         draft.finish_service(service.id);
     }
 }
 
-/// Ended records beyond their bound, and those of slots that are no longer used.
+/// Ended records beyond their bound, and those of slots that are no longer used. What a job wrote is kept
+/// as long as the job.
 pub(super) fn trim(draft: &mut Draft<'_>, slots: &Slots<'_>) {
+    let is_over = slots.service.job.as_ref().is_some_and(|run| run.phase != JobPhase::Running);
     for (held, records) in slots.all() {
-        let keep = if held { KEPT } else { 0 };
+        let keep = if held || is_over { KEPT } else { 0 };
         let mut ended: Vec<_> = records
             .iter()
             .filter(|i| i.desired == Desired::Stop && i.observed.progress.phase.is_terminal())

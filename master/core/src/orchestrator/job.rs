@@ -47,7 +47,8 @@ fn go_on<'a>(draft: &mut Draft<'a>, slots: &mut Slots<'a>, run: &JobRun) {
         }
         Mode::Job { parallelism, .. } => usize::try_from(parallelism).unwrap_or(usize::MAX),
     };
-    let free: Vec<_> = wanted.into_iter().filter(|slot| !slots.is_held(*slot)).collect();
+    let free = wanted.into_iter().filter(|slot| !slots.is_held(*slot) && !is_done(slots, run, *slot));
+    let free: Vec<_> = free.collect();
     for slot in free.into_iter().take(room.saturating_sub(alive)) {
         slots.create(draft, slot, Retry::default());
     }
@@ -100,15 +101,19 @@ fn verdict(
     wanted: &BTreeSet<Slot>,
 ) -> Option<(JobVerdict, String)> {
     let policy = slots.service.spec.job;
-    let failures = failures(slots);
+    let failures = failures(slots).saturating_add(run.past_failures);
     if failures > u64::from(policy.backoff_limit) {
         let last = slots.last_words().map(|words| format!(", last: {words}")).unwrap_or_default();
         let reason = format!("{failures} failures, more than the limit of {}{last}", policy.backoff_limit);
         return Some((JobVerdict::Fail, reason));
     }
-    let done = |slot: &Slot| slots.is_completed(*slot);
+    let done = |slot: &Slot| is_done(slots, run, *slot);
     if !wanted.is_empty() && wanted.iter().all(done) {
         return Some((JobVerdict::Complete, String::new()));
+    }
+    // Its time begins when what it waits for is there.
+    if slots.service.waits {
+        return None;
     }
     let due: Timestamp = run.started_at + policy.active_deadline?;
     if due > draft.now {
@@ -118,6 +123,11 @@ fn verdict(
     let left = wanted.iter().filter(|slot| !done(slot)).count();
     let limit = policy.active_deadline.unwrap_or_default().as_secs();
     Some((JobVerdict::Fail, format!("not completed within {limit} s: {left} of {} left", wanted.len())))
+}
+
+/// Ended with exit code 0; perhaps its record went with its node.
+fn is_done(slots: &Slots<'_>, run: &JobRun, slot: Slot) -> bool {
+    slots.is_completed(slot) || matches!(slot, Slot::Number(number) if run.done.contains(&number))
 }
 
 /// Of the present run: restarts in place, and instances that were given up.
@@ -137,7 +147,7 @@ fn failures(slots: &Slots<'_>) -> u64 {
 fn wind_up<'a>(draft: &mut Draft<'a>, slots: &mut Slots<'a>, run: &JobRun) {
     let held: Vec<_> = slots.held().collect();
     for (_, hold) in held {
-        if let Hold::Live(instance) | Hold::Failed(instance) = hold {
+        if let Hold::Live(instance) = hold {
             draft.wish(&instance, Desired::Stop, "the job is over");
         }
     }

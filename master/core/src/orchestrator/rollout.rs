@@ -64,6 +64,10 @@ pub(super) fn advance<'a>(draft: &mut Draft<'a>, slots: &mut Slots<'a>) {
     let policy = policy(slots.service);
     finish_successions(draft, slots);
     let mut survey = survey(draft, slots);
+    if draft.awaits(slots.service).is_some() {
+        // What runs goes on; nothing that could not start takes its place.
+        return;
+    }
     let decided = verdict::conclude(draft, slots, &policy, &survey);
     let updates = if decided { 0 } else { verdict::updates_allowed(draft, slots, &policy, &survey) };
     survey.candidates.sort_by_key(|candidate| (candidate.ready, !candidate.misplaced, candidate.slot));

@@ -1,6 +1,6 @@
 //! What a pass has to look at. Narrowing saves time; it never changes what is decided.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{borrow::Cow, collections::BTreeSet, sync::Arc};
 
 use skein_common::{
     ServiceId,
@@ -45,6 +45,8 @@ impl Scope {
             Change::Node { .. } => *self = Self::All,
             Change::Service { service, .. } => {
                 services.insert(service.id);
+                // What becomes of a run is its schedule's business.
+                services.extend(service.owner);
             }
             Change::Instance { instance, deleted } if *deleted || matters(instance) => {
                 services.insert(instance.service);
@@ -60,6 +62,21 @@ impl Scope {
     #[must_use]
     pub fn is_nothing(&self) -> bool {
         matches!(self, Self::Only { services, pending: false } if services.is_empty())
+    }
+
+    /// And those whose first instances wait for one of these.
+    pub(super) fn with_waiting(&self, state: &ClusterState) -> Cow<'_, Self> {
+        let Self::Only { services, pending } = self else { return Cow::Borrowed(self) };
+        if !state.does_anything_wait() {
+            return Cow::Borrowed(self);
+        }
+        let mut wider = services.clone();
+        for service in services.iter().filter_map(|id| state.service(*id)) {
+            wider.extend(state.waiting_for(&service.spec.name));
+            let owner = service.owner.and_then(|owner| state.service(owner));
+            wider.extend(owner.into_iter().flat_map(|owner| state.waiting_for(&owner.spec.name)));
+        }
+        Cow::Owned(Self::Only { services: wider, pending: *pending })
     }
 
     pub(super) fn services<'a>(&self, state: &'a ClusterState) -> Vec<&'a Arc<Service>> {
@@ -83,9 +100,8 @@ fn matters(instance: &Instance) -> bool {
     use Phase::{Assigned, Creating, Draining, Failed, Pending, Pulling, Ready, Rejected};
     use Phase::{Running, Starting, Stopped, Stopping};
     match instance.observed.progress.phase {
-        Pulling | Creating | Starting | Running | Draining | Stopping => {
-            instance.observed.progress.attempt > 1
-        }
-        Pending | Assigned | Ready | Stopped | Failed | Rejected => true,
+        Pulling | Creating | Starting | Draining | Stopping => instance.observed.progress.attempt > 1,
+        // Others may wait for it to have started.
+        Pending | Assigned | Running | Ready | Stopped | Failed | Rejected => true,
     }
 }

@@ -61,6 +61,12 @@ impl ClusterState {
         for name in repelled(&service.spec) {
             self.index.repelling.entry(name.to_owned()).or_default().insert(service.id);
         }
+        if let Some(owner) = service.owner {
+            self.index.runs.insert((owner, service.id));
+        }
+        for dependency in service.spec.depends_on.iter().filter(|_| service.waits) {
+            self.index.waiting.insert((dependency.service.clone(), service.id));
+        }
         self.specs.insert((service.id, service.generation), service.spec.clone());
         if let Some(before) = self.services.insert(service.id, service.clone()) {
             before.holds().for_each(|generation| self.drop_unused_spec(service.id, generation));
@@ -76,6 +82,12 @@ impl ClusterState {
 
     fn unindex_service(&mut self, service: &Service) {
         self.index.services_by_name.remove(&service.spec.name);
+        if let Some(owner) = service.owner {
+            self.index.runs.remove(&(owner, service.id));
+        }
+        for dependency in service.spec.depends_on.iter().filter(|_| service.waits) {
+            self.index.waiting.remove(&(dependency.service.clone(), service.id));
+        }
         for name in repelled(&service.spec) {
             self.index.stop_repelling(name, service.id);
         }

@@ -10,7 +10,7 @@ use skein_common::{
     instance::{Instance, Slot},
     node::Node,
     placement::Affinity,
-    service::{Generation, Protocol, ServiceSpec},
+    service::{Generation, JobPhase, Protocol, ServiceSpec},
 };
 
 use super::{ClusterState, Occupancy, RecordedRequest, Service, Settings};
@@ -58,6 +58,33 @@ impl ClusterState {
     #[must_use]
     pub fn ingress_owner(&self, protocol: Protocol, port: u16) -> Option<ServiceId> {
         self.index.ingress_ports.get(&(protocol, port)).copied()
+    }
+
+    /// Runs that the schedule of this service made, in the order of ids; those being deleted included.
+    pub fn runs_of(&self, owner: ServiceId) -> impl Iterator<Item = &Arc<Service>> {
+        let first = (owner, ServiceId::from_random(1));
+        let last = (owner, ServiceId::from_random(u64::MAX));
+        self.index
+            .runs
+            .range((Bound::Included(first), Bound::Included(last)))
+            .filter_map(|(_, run)| self.services.get(run))
+    }
+
+    /// Runs of it that are under way.
+    pub fn active_runs(&self, owner: ServiceId) -> impl Iterator<Item = &Arc<Service>> {
+        self.runs_of(owner).filter(|run| !run.deleting && run.runs_now())
+    }
+
+    /// Services whose first instances wait for the one with this name.
+    pub(crate) fn waiting_for(&self, name: &str) -> impl Iterator<Item = ServiceId> {
+        let first = (name.to_owned(), ServiceId::from_random(1));
+        let last = (name.to_owned(), ServiceId::from_random(u64::MAX));
+        self.index.waiting.range((Bound::Included(first), Bound::Included(last))).map(|(_, service)| *service)
+    }
+
+    /// Whether anything waits for a service it depends on.
+    pub(crate) fn does_anything_wait(&self) -> bool {
+        !self.index.waiting.is_empty()
     }
 
     /// The other services that must be away from this one, and by which rule.
@@ -254,6 +281,12 @@ impl ClusterState {
 }
 
 impl Service {
+    /// It is a job whose present run is under way.
+    #[must_use]
+    pub fn runs_now(&self) -> bool {
+        self.job.as_ref().is_some_and(|run| run.phase == JobPhase::Running)
+    }
+
     /// Generations whose specs must stay.
     pub fn holds(&self) -> impl Iterator<Item = Generation> {
         self.kept.iter().copied().chain(std::iter::once(self.generation))
