@@ -151,8 +151,8 @@ async fn limited<T>(
 }
 
 fn seen(view: ContainerView) -> SeenContainer {
-    let ContainerView { id, identity, status } = view;
-    SeenContainer { id, instance: identity.instance, attempt: identity.attempt, status }
+    let ContainerView { id, identity, status, address } = view;
+    SeenContainer { id, instance: identity.instance, attempt: identity.attempt, status, address }
 }
 
 fn config(assignment: &Assignment, attempt: u32) -> ContainerConfig {

@@ -9,6 +9,7 @@ pub mod config;
 mod executor;
 pub mod identity;
 mod logs;
+mod prober;
 pub mod runtime;
 mod session;
 pub mod usage;

@@ -7,7 +7,7 @@
 pub mod docker;
 pub mod fake;
 
-use std::{future::Future, time::Duration};
+use std::{future::Future, net::IpAddr, time::Duration};
 
 use futures_util::stream::BoxStream;
 pub use skein_agent_core::container::{ContainerStatus, Health, RuntimeError};
@@ -52,6 +52,16 @@ pub struct ContainerView {
     pub id: String,
     pub identity: Identity,
     pub status: ContainerStatus,
+    /// Its own on the node's bridge, while it runs.
+    pub address: Option<IpAddr>,
+}
+
+/// A program that was run in a container came to its end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExecEnd {
+    pub exit_code: i64,
+    /// The beginning of what it wrote.
+    pub output: String,
 }
 
 /// Something happened to a container of ours, or might have.
@@ -141,6 +151,19 @@ pub trait ContainerRuntime: Send + Sync + 'static {
 
     /// Counters of a running container.
     fn sample(&self, id: &str) -> impl Future<Output = Result<ContainerSample, RuntimeError>> + Send;
+
+    /// Makes ready to run a program in a running container; answers the engine's id of it.
+    fn prepare_exec(
+        &self,
+        id: &str,
+        words: &[String],
+    ) -> impl Future<Output = Result<String, RuntimeError>> + Send;
+
+    /// Runs it to its end. Whoever gives up waiting leaves it running: an engine ends none.
+    fn run_exec(&self, exec: &str) -> impl Future<Output = Result<ExecEnd, RuntimeError>> + Send;
+
+    /// Whether it still runs.
+    fn exec_runs(&self, exec: &str) -> impl Future<Output = Result<bool, RuntimeError>> + Send;
 
     /// What it wrote; ends with the container unless it had ended before.
     fn logs(&self, id: &str, query: LogQuery) -> BoxStream<'static, Result<LogLine, RuntimeError>>;

@@ -14,7 +14,7 @@ mod news_log;
 use std::{io, sync::Arc};
 
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use skein_agent_core::{Checkpoint, NodeState, Verdict};
+use skein_agent_core::{Checkpoint, NodeState, ProbeResult, Verdict};
 use skein_common::{ClusterId, InstanceId, assignment::AssignmentUpdate};
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -33,6 +33,7 @@ use crate::{
     clock::Clock,
     executor::{Done, Executor},
     identity::Identity,
+    prober::Prober,
     runtime::{ContainerRuntime, Owner},
     usage::RunningContainer,
 };
@@ -142,10 +143,13 @@ struct Engine<R> {
     executor: Executor<R>,
     watch: EngineWatch<R>,
     steps: FuturesUnordered<BoxFuture<'static, Done>>,
+    prober: Prober<R>,
+    tests: FuturesUnordered<BoxFuture<'static, ProbeResult>>,
 }
 
 enum Input {
     Step(Done),
+    Probed(ProbeResult),
     Sight(Sight),
     /// `None`: nobody is left who could ask.
     Request(Option<WorkerRequest>),
@@ -157,7 +161,8 @@ impl<R: ContainerRuntime> Engine<R> {
     fn new(runtime: &Arc<R>, owner: Owner) -> Self {
         let executor = Executor::new(Arc::clone(runtime), owner);
         let watch = EngineWatch::new(executor.clone(), runtime.events(owner));
-        Self { executor, watch, steps: FuturesUnordered::new() }
+        let prober = Prober::new(Arc::clone(runtime));
+        Self { executor, watch, steps: FuturesUnordered::new(), prober, tests: FuturesUnordered::new() }
     }
 
     async fn next(engine: Option<&mut Self>) -> Input {
@@ -166,6 +171,7 @@ impl<R: ContainerRuntime> Engine<R> {
                 biased;
                 Some(done) = engine.steps.next() => Input::Step(done),
                 sight = engine.watch.next() => Input::Sight(sight),
+                Some(result) = engine.tests.next() => Input::Probed(result),
             },
             None => std::future::pending().await,
         }
@@ -256,6 +262,7 @@ impl<R: ContainerRuntime> Worker<R> {
         match input {
             Input::Step(done) => self.finish(done),
             Input::Sight(sight) => self.see(sight),
+            Input::Probed(result) => self.state.probed(result, self.clock.now()),
             Input::Request(Some(request)) => self.answer(request),
             // `turn` does what these are about.
             Input::Request(None) | Input::Written => {}
@@ -346,9 +353,15 @@ impl<R: ContainerRuntime> Worker<R> {
     /// Decides, and sets going what follows.
     fn turn(&mut self) {
         let plan = self.state.reconcile(self.clock.now());
-        if let Some(Engine { executor, steps, .. }) = &self.engine {
+        if let Some(Engine { executor, steps, prober, tests, .. }) = &self.engine {
             for action in plan.actions {
                 steps.push(executor.clone().carry_out(action).boxed());
+            }
+            for gone in plan.changed.iter().filter(|instance| self.state.news(**instance).is_none()) {
+                prober.forget(*gone);
+            }
+            for run in plan.probes {
+                tests.push(prober.clone().run(run).boxed());
             }
         }
         self.wake_at = plan.wake_at.map(|at| self.clock.instant(at));

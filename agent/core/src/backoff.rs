@@ -1,12 +1,13 @@
 //! How long to wait before trying again.
 //!
-//! Invariant: every wait is bounded, and depends on the count of failures alone.
-//! Deliberately not here: jitter (one node's restarts do not meet in a crowd).
+//! Invariant: every wait is bounded. Waits between restarts depend on the count of failures and, by up to a
+//! quarter, on who waits for which attempt: what fell together does not rise together, and the same
+//! wait is the same wherever it is computed.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use skein_common::{Timestamp, service::RestartPolicy};
+use skein_common::{InstanceId, Timestamp, service::RestartPolicy};
 
 /// Second restart after this, then doubling (Kubernetes begins at 10 s, with the first).
 const RESTART_FIRST: Duration = Duration::from_secs(1);
@@ -35,11 +36,31 @@ impl Doubling {
     }
 }
 
-/// The wait before a restart that follows `streak` restarts without a long run between them.
+const RESTART: Doubling = Doubling { first: RESTART_FIRST, longest: RESTART_LONGEST };
+
+/// The wait after an attempt that follows `streak` restarts without a long run between them. What a
+/// user set is kept to the letter.
 #[must_use]
-pub fn before_restart(policy: &RestartPolicy, streak: u32) -> Duration {
-    let doubling = Doubling { first: RESTART_FIRST, longest: RESTART_LONGEST };
-    policy.delay.unwrap_or_else(|| doubling.after(streak))
+pub fn before_restart(policy: &RestartPolicy, streak: u32, of: InstanceId, attempt: u32) -> Duration {
+    policy.delay.unwrap_or_else(|| {
+        let whole = RESTART.after(streak);
+        let [part, ..] = scattered(of.get() ^ u64::from(attempt).rotate_left(32)).to_le_bytes();
+        whole - whole / 4 * u32::from(part) / 255
+    })
+}
+
+/// No wait of the policy is longer.
+#[must_use]
+pub fn longest_restart(policy: &RestartPolicy) -> Duration {
+    policy.delay.unwrap_or(RESTART.longest)
+}
+
+/// Neighbouring numbers far apart (the finalizer of SplitMix64).
+const fn scattered(number: u64) -> u64 {
+    let number = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let number = (number ^ (number >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    number ^ (number >> 31)
 }
 
 /// Failures in a row, and until when to leave it alone.
@@ -62,7 +83,13 @@ impl Retry {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
+
+    fn wait(policy: &RestartPolicy, streak: u32, id: u64) -> Duration {
+        before_restart(policy, streak, InstanceId::from_random(id), 3)
+    }
 
     #[test]
     fn restarts_wait_longer_and_longer() {
@@ -70,11 +97,20 @@ mod tests {
         for (streak, seconds) in
             [(0, 0), (1, 1), (2, 2), (3, 4), (9, 256), (10, 300), (40, 300), (u32::MAX, 300)]
         {
-            assert_eq!(before_restart(&policy, streak), Duration::from_secs(seconds), "streak {streak}");
+            let whole = Duration::from_secs(seconds);
+            let waits: Vec<_> = (1..200).map(|id| wait(&policy, streak, id)).collect();
+            assert!(waits.iter().all(|wait| (whole * 3 / 4..=whole).contains(wait)), "streak {streak}");
+            assert_eq!(waits, (1..200).map(|id| wait(&policy, streak, id)).collect::<Vec<_>>());
+            let different: BTreeSet<_> = waits.iter().collect();
+            assert!(seconds == 0 || different.len() > 50, "{} waits for 199 instances", different.len());
+            assert!(longest_restart(&policy) >= whole);
         }
+        let attempts: BTreeSet<_> =
+            (1..20).map(|attempt| before_restart(&policy, 9, InstanceId::from_random(1), attempt)).collect();
+        assert!(attempts.len() > 15, "each attempt waits its own time");
         let fixed = RestartPolicy { delay: Some(Duration::from_secs(7)), ..policy };
         for streak in [0, 1, 40] {
-            assert_eq!(before_restart(&fixed, streak), Duration::from_secs(7));
+            assert_eq!(wait(&fixed, streak, 5), Duration::from_secs(7));
         }
     }
 

@@ -3,6 +3,8 @@
 //! Invariant: what is here was seen, not wished; decisions read it and never change it.
 //! Deliberately not here: the engine (`agent/src/runtime`), what a container is made of.
 
+use std::net::IpAddr;
+
 use skein_common::{InstanceId, Timestamp};
 
 /// How a container is.
@@ -62,6 +64,8 @@ pub struct SeenContainer {
     pub instance: InstanceId,
     pub attempt: u32,
     pub status: ContainerStatus,
+    /// Its own on the node's bridge, while it runs.
+    pub address: Option<IpAddr>,
 }
 
 impl ContainerStatus {

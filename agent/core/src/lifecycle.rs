@@ -10,12 +10,14 @@ use skein_common::{
     Timestamp,
     assignment::Assignment,
     instance::{Desired, Phase},
+    service::Probes,
 };
 
 use crate::{
     action::Action,
     container::{ContainerStatus, Health, SeenContainer},
     image::Need,
+    probe::{self, ProbeRun},
     record::{Ending, Record},
 };
 
@@ -40,6 +42,8 @@ pub(crate) enum Goal<'a> {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Situation<'a> {
     pub(crate) goal: Goal<'a>,
+    /// `None` while nothing has been assigned: whether it has any is not known.
+    pub(crate) probes: Option<&'a Probes>,
     /// Of this instance, lowest attempt first.
     pub(crate) containers: &'a [SeenContainer],
     pub(crate) now: Timestamp,
@@ -83,14 +87,38 @@ pub(crate) fn observe(record: &mut Record, situation: &Situation<'_>) {
     record.show_container(&container.id, now);
     if let ContainerStatus::Running { health, started_at } = &container.status {
         record.process_began(*started_at);
-        match health {
-            Health::Unchecked | Health::Healthy => record.advance(Phase::Ready, now),
-            Health::Starting | Health::Unhealthy { .. } => record.advance(Phase::Running, now),
-        }
+        let has_started = record.has_started();
+        record.probing.watch(&container.id, *started_at, has_started, now);
+        let complaint = judge(record, situation.probes, health, now);
         if !record.phase().is_terminal() && record.ending.is_none() {
-            record.set_obstacle("", now);
+            record.set_obstacle(&complaint, now);
         }
     }
+}
+
+/// How far a running container has come; answers what probes have against it.
+fn judge(record: &mut Record, probes: Option<&Probes>, health: &Health, now: Timestamp) -> String {
+    let is_well = matches!(health, Health::Unchecked | Health::Healthy);
+    let (serves, complaint) = match probes {
+        Some(probes) if record.probing.has_started(probes) => {
+            if probes.startup.is_some() {
+                record.mark_started();
+            }
+            (record.probing.serves(probes), record.probing.complaint(probes))
+        }
+        Some(probes) => (None, record.probing.complaint(probes)),
+        None => (None, String::new()),
+    };
+    if is_well && (serves == Some(true) || record.was_ready()) {
+        record.advance(Phase::Ready, now);
+    } else {
+        record.advance(Phase::Running, now);
+    }
+    // What was Ready before this life of the agent stays as it was until a probe says otherwise.
+    if let Some(serves) = serves {
+        record.serve(serves, now);
+    }
+    complaint
 }
 
 /// The next step; `need` is what the image of the assignment needs.
@@ -124,7 +152,7 @@ fn run(
         return held_up(record, situation).unwrap_or_else(|| stop_action(record, stale));
     }
     if let Some(ending) = has_ended(record, situation) {
-        record.end_attempt(ending, &assignment.restart, situation.now);
+        record.end_attempt(assignment.instance, ending, &assignment.restart, situation.now);
         if record.phase().is_terminal() {
             return rest(record, situation);
         }
@@ -145,20 +173,18 @@ fn run(
             record.advance(Phase::Starting, situation.now);
             Next::Act(Action::Start { instance: container.instance, container: container.id.clone() })
         }
-        Some((container, ContainerStatus::Running { health: Health::Unhealthy { output }, .. })) => {
-            let cause = unhealthy(output);
+        // Its stop is not through yet: again.
+        Some((container, ContainerStatus::Running { .. })) if record.ending.is_some() => {
+            stop_action(record, container)
+        }
+        Some((container, ContainerStatus::Running { health, .. })) => {
+            let Some(cause) = illness(record, situation, health) else { return tidy(record, situation) };
             record.set_obstacle(&cause, situation.now);
             record.advance(Phase::Stopping, situation.now);
             record.ending = Some(Ending { exit_code: None, failure: true, cause, finished_at: None });
             stop_action(record, container)
         }
-        // Its stop is not through yet: again.
-        Some((container, ContainerStatus::Running { .. })) if record.ending.is_some() => {
-            stop_action(record, container)
-        }
-        Some((_, ContainerStatus::Running { .. } | ContainerStatus::Exited { .. })) => {
-            tidy(record, situation)
-        }
+        Some((_, ContainerStatus::Exited { .. })) => tidy(record, situation),
     }
 }
 
@@ -304,11 +330,36 @@ fn remove_action(container: &SeenContainer) -> Next {
     Next::Act(Action::Remove { instance: container.instance, container: container.id.clone() })
 }
 
-fn unhealthy(output: &str) -> String {
-    match output.trim() {
-        "" => "unhealthy".to_owned(),
-        output => format!("unhealthy: {output}"),
+/// Why a running container has to be stopped.
+fn illness(record: &Record, situation: &Situation<'_>, health: &Health) -> Option<String> {
+    if let Health::Unhealthy { output } = health {
+        return Some(match output.trim() {
+            "" => "unhealthy".to_owned(),
+            output => format!("unhealthy: {output}"),
+        });
     }
+    situation.probes.and_then(|probes| record.probing.fatal(probes))
+}
+
+/// Tests that are to begin now, and when the next one is due.
+pub(crate) fn probe(record: &mut Record, situation: &Situation<'_>) -> (Vec<ProbeRun>, Option<Timestamp>) {
+    let (Goal::Run(assignment), Some(container)) = (situation.goal, current(record, situation)) else {
+        return (Vec::new(), None);
+    };
+    let is_alive = matches!(record.phase(), Phase::Running | Phase::Ready) && record.ending.is_none();
+    if !is_alive || !container.status.is_running() {
+        return (Vec::new(), None);
+    }
+    let probes = &assignment.container.probes;
+    let (kinds, next) = record.probing.due(probes, situation.now);
+    let run = |kind| ProbeRun {
+        instance: container.instance,
+        container: container.id.clone(),
+        kind,
+        assignment: Arc::clone(assignment),
+        target: probes.get(kind).and_then(|probe| probe::target(&probe.test, container, assignment)),
+    };
+    (kinds.into_iter().map(run).collect(), next)
 }
 
 fn exit_cause(exit_code: i64, oom_killed: bool, message: &str) -> String {

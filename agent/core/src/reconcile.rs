@@ -21,6 +21,7 @@ use crate::{
     container::{ContainerStatus, RuntimeError, SeenContainer},
     image::Images,
     lifecycle::{self, Goal, Next, Situation},
+    probe::{ProbeResult, ProbeRun},
     record::{Ending, Record},
     seen::{Glance, Look, Seen},
 };
@@ -49,6 +50,8 @@ pub struct NodeState {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Plan {
     pub actions: Vec<Action>,
+    /// Tests of containers, each to be answered with [`NodeState::probed`].
+    pub probes: Vec<ProbeRun>,
     /// Reconcile again then, if nothing happens before.
     pub wake_at: Option<Timestamp>,
     /// Instances whose `news` changed since the last pass.
@@ -118,6 +121,14 @@ impl NodeState {
         self.seen.glance(glance);
     }
 
+    /// A test came to its end.
+    pub fn probed(&mut self, result: ProbeResult, now: Timestamp) {
+        let assignment = self.assignments.get(result.instance);
+        if let (Some(record), Some(assignment)) = (self.records.get_mut(&result.instance), assignment) {
+            record.probing.take(&assignment.container.probes, result, now);
+        }
+    }
+
     /// The engine answers again: what waited for it waits no longer.
     pub fn engine_is_back(&mut self) {
         for record in self.records.values_mut() {
@@ -169,7 +180,7 @@ impl NodeState {
                     record.container_made(&id);
                 }
                 let status = ContainerStatus::Created;
-                self.seen.add(at, SeenContainer { id, instance, attempt, status });
+                self.seen.add(at, SeenContainer { id, instance, attempt, status, address: None });
             }
             (Action::Remove { instance, container }, _) => self.seen.remove(at, *instance, container),
             // What these did is in the look that comes with them.
@@ -260,12 +271,15 @@ impl NodeState {
     /// A record for everything assigned or seen.
     fn enroll(&mut self, now: Timestamp) {
         for assignment in self.assignments.iter() {
-            match self.records.entry(assignment.instance) {
-                Entry::Vacant(vacant) => {
-                    vacant.insert(Record::new(assignment.attempt, now));
+            let record = match self.records.entry(assignment.instance) {
+                Entry::Vacant(vacant) => vacant.insert(Record::new(assignment.attempt, now)),
+                Entry::Occupied(known) => {
+                    let record = known.into_mut();
+                    record.adopt(assignment.attempt, now);
+                    record
                 }
-                Entry::Occupied(mut known) => known.get_mut().adopt(assignment.attempt, now),
-            }
+            };
+            record.recall(assignment.attempt, &assignment.known, now);
         }
         for (instance, containers) in self.seen.instances() {
             if let Some(highest) = containers.last() {
@@ -281,12 +295,17 @@ impl NodeState {
             record.stop_grace = assignment.container.stop_grace;
         }
         let goal = Goal::of(assignment, self.assignments.is_authoritative());
-        let situation = Situation { goal, containers: self.seen.containers(instance), now };
+        let probes = assignment.map(|assignment| &assignment.container.probes);
+        let situation = Situation { goal, probes, containers: self.seen.containers(instance), now };
         lifecycle::observe(record, &situation);
-        if self.busy.contains(&instance) {
-            return;
-        }
-        match lifecycle::next(record, &situation, |image| self.images.need(image, now)) {
+        let next = match self.busy.contains(&instance) {
+            true => Next::Wait(None),
+            false => lifecycle::next(record, &situation, |image| self.images.need(image, now)),
+        };
+        let (probes, next_probe) = lifecycle::probe(record, &situation);
+        plan.probes.extend(probes);
+        plan.wake_at = earliest(plan.wake_at, next_probe);
+        match next {
             Next::Act(action) => {
                 self.busy.insert(instance);
                 plan.actions.push(action);

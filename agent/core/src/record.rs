@@ -8,12 +8,16 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use skein_common::{
-    Timestamp,
-    instance::{Observed, Phase, Progress},
+    InstanceId, Timestamp,
+    assignment::Known,
+    instance::{self, Observed, Phase, Progress, Readiness},
     service::{DEFAULT_STOP_GRACE, RestartCondition, RestartPolicy},
 };
 
-use crate::backoff::{self, Retry};
+use crate::{
+    backoff::{self, Retry},
+    probe::Probing,
+};
 
 /// Restarts remembered for a policy with a window; a policy that allows more within its
 /// window allows this many.
@@ -22,6 +26,11 @@ const MAX_REMEMBERED: u32 = 1024;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     progress: Progress,
+    #[serde(default)]
+    readiness: Readiness,
+    /// Its startup probe has passed.
+    #[serde(default)]
+    started: bool,
     /// When anything told of it last changed.
     at: Timestamp,
     /// Of the attempt's container; empty when there is none.
@@ -49,6 +58,11 @@ pub struct Record {
     /// The attempt's container, when this life of the agent made it.
     #[serde(skip)]
     made: String,
+    /// The masters know this attempt as one that has been Ready.
+    #[serde(skip)]
+    was_ready: bool,
+    #[serde(skip)]
+    pub(crate) probing: Probing,
     /// The engine did not do its last step.
     #[serde(skip)]
     pub(crate) retry: Retry,
@@ -85,6 +99,27 @@ impl Restarts {
         u32::try_from(count).unwrap_or(u32::MAX)
     }
 
+    /// As the masters keep it.
+    fn told(&self, not_before: Timestamp) -> instance::Restarts {
+        let newest = self.recent.len().saturating_sub(instance::Restarts::KEPT);
+        instance::Restarts {
+            total: self.total,
+            streak: self.streak,
+            in_window: u32::try_from(self.recent.len()).unwrap_or(u32::MAX),
+            recent: self.recent.get(newest..).unwrap_or_default().to_vec(),
+            not_before,
+        }
+    }
+
+    /// Those whose time is not known any more count as long as the oldest whose is.
+    fn recalled(known: &instance::Restarts) -> Self {
+        let oldest = known.recent.first().copied();
+        let counted = usize::try_from(known.in_window.min(MAX_REMEMBERED)).unwrap_or_default();
+        let unknown = oldest.into_iter().cycle().take(counted.saturating_sub(known.recent.len()));
+        let recent = unknown.chain(known.recent.iter().copied()).collect();
+        Self { total: known.total, streak: known.streak, recent }
+    }
+
     fn note(&mut self, policy: &RestartPolicy, now: Timestamp) {
         self.total = self.total.saturating_add(1);
         self.streak = self.streak.saturating_add(1);
@@ -100,6 +135,8 @@ impl Record {
     pub fn new(attempt: u32, now: Timestamp) -> Self {
         Self {
             progress: Progress { attempt: attempt.max(1), phase: Phase::Assigned },
+            readiness: Readiness::default(),
+            started: false,
             at: now,
             container: String::new(),
             started_at: None,
@@ -113,6 +150,8 @@ impl Record {
             gone: false,
             remade: false,
             made: String::new(),
+            was_ready: false,
+            probing: Probing::default(),
             retry: Retry::default(),
             changed: true,
         }
@@ -141,6 +180,8 @@ impl Record {
             container_id: self.container.clone(),
             exit_code: self.exit_code,
             message: message.clone(),
+            readiness: self.readiness,
+            restarts: self.restarts.told(self.not_before),
             ..Observed::of(self.progress, self.at)
         }
     }
@@ -162,6 +203,36 @@ impl Record {
             self.progress.phase = phase;
             self.touch(now);
         }
+    }
+
+    /// Ready, and may receive traffic.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.progress.phase == Phase::Ready && self.readiness.is_serving()
+    }
+
+    /// The attempt is Ready; from now on it serves, or does not.
+    pub(crate) fn serve(&mut self, serving: bool, now: Timestamp) {
+        let readiness = self.readiness.with(serving);
+        if self.progress.phase == Phase::Ready && self.readiness != readiness {
+            self.readiness = readiness;
+            self.touch(now);
+        }
+    }
+
+    pub(crate) fn mark_started(&mut self) {
+        // Of interest to nobody but the checkpoint.
+        self.changed |= !self.started;
+        self.started = true;
+    }
+
+    /// The startup probe has nothing to say any more.
+    pub(crate) fn has_started(&self) -> bool {
+        self.started || self.was_ready || self.progress.phase >= Phase::Ready
+    }
+
+    pub(crate) const fn was_ready(&self) -> bool {
+        self.was_ready
     }
 
     pub(crate) fn show_container(&mut self, container: &str, now: Timestamp) {
@@ -224,8 +295,31 @@ impl Record {
         }
     }
 
+    /// What the masters know of the attempt, should this record have lost it. Often too old, and then
+    /// without effect.
+    pub(crate) fn recall(&mut self, attempt: u32, known: &Known, now: Timestamp) {
+        if self.restarts.total < known.restarts.total {
+            self.restarts = Restarts::recalled(&known.restarts);
+            self.not_before = self.not_before.max(known.restarts.not_before);
+            self.touch(now);
+        }
+        if attempt != self.progress.attempt || self.progress.phase.is_terminal() {
+            return;
+        }
+        self.was_ready |= known.was_ready;
+        if self.readiness < known.readiness {
+            let own = self.progress.phase >= Phase::Ready;
+            self.readiness = if own { self.readiness.not_before(known.readiness) } else { known.readiness };
+            self.touch(now);
+        }
+    }
+
     fn begin(&mut self, attempt: u32, now: Timestamp) {
         self.progress = Progress { attempt, phase: Phase::Assigned };
+        self.readiness = Readiness::default();
+        self.started = false;
+        self.was_ready = false;
+        self.probing = Probing::default();
         self.remade = false;
         self.started_at = None;
         self.ending = None;
@@ -249,7 +343,13 @@ impl Record {
     }
 
     /// It ended though it should run: the next attempt, or the end of the instance.
-    pub(crate) fn end_attempt(&mut self, ending: Ending, policy: &RestartPolicy, now: Timestamp) {
+    pub(crate) fn end_attempt(
+        &mut self,
+        of: InstanceId,
+        ending: Ending,
+        policy: &RestartPolicy,
+        now: Timestamp,
+    ) {
         let ran = self
             .started_at
             .map_or(Duration::ZERO, |started| ending.finished_at.unwrap_or(now).since(started));
@@ -269,7 +369,8 @@ impl Record {
             self.cause = format!("{}; given up {limit}", self.cause);
             self.give_up(Phase::Failed, now);
         } else {
-            self.not_before = now + backoff::before_restart(policy, self.restarts.streak);
+            let wait = backoff::before_restart(policy, self.restarts.streak, of, self.progress.attempt);
+            self.not_before = now + wait;
             self.restarts.note(policy, now);
             self.begin(self.progress.attempt.saturating_add(1), now);
         }
@@ -297,8 +398,10 @@ impl Record {
     pub(crate) fn remember(&mut self, policy: Option<&RestartPolicy>, now: Timestamp) {
         self.retry.reset();
         self.made.clear();
+        self.was_ready = false;
+        self.probing = Probing::default();
         self.changed = true;
-        let longest = policy.map(|policy| backoff::before_restart(policy, u32::MAX));
+        let longest = policy.map(backoff::longest_restart);
         self.not_before = self.not_before.min(now + longest.unwrap_or_default());
     }
 }

@@ -6,7 +6,7 @@ mod model;
 use std::time::Duration;
 
 use model::{Fault, IMAGE, World, assignment, exited, instance};
-use skein_agent_core::{ContainerStatus, Health, NodeState, RuntimeError};
+use skein_agent_core::{ContainerStatus, Health, NodeState, RuntimeError, backoff::before_restart};
 use skein_common::{
     Timestamp,
     assignment::{AssignmentContent, AssignmentUpdate},
@@ -77,8 +77,9 @@ fn restarts_back_off_and_start_over_after_a_long_run() {
         world.settle();
         if wait > 0 {
             assert_eq!(world.progress(1), (number + 1, Phase::Assigned), "restart {number}");
-            assert_eq!(world.wake_at, Some(world.now + seconds(wait)), "restart {number}");
-            world.pass_time(seconds(wait));
+            let wait = before_restart(&any(), number - 1, instance(1), number);
+            assert_eq!(world.wake_at, Some(world.now + wait), "restart {number}");
+            world.pass_time(wait);
         }
         assert_eq!(world.progress(1), (number + 1, Phase::Ready), "restart {number}");
     }
@@ -442,11 +443,10 @@ fn nothing_is_done_before_the_engine_was_listed() {
 #[test]
 fn unknown_containers_wait_for_a_full_set() {
     let mut world = World::running(any());
-    world.state = NodeState::default();
-    world.list();
+    world.lose_data();
     world.settle();
     assert_eq!(world.shown(1), ["1:running"]);
-    assert_eq!(world.progress(1), (1, Phase::Ready), "it is told of");
+    assert_eq!(world.progress(1), (1, Phase::Running), "it is told of, and may have a probe");
     world.set(Vec::new());
     world.settle();
     assert_eq!(world.shown(1), [""; 0]);
@@ -463,6 +463,7 @@ fn a_restarted_agent_adopts_what_runs() {
         id: "stray".to_owned(),
         instance: instance(2),
         attempt: 1,
+        address: None,
         status: ContainerStatus::Running { health: Health::Unchecked, started_at: world.now },
     };
     world.engine.containers.insert("stray".to_owned(), stray);
@@ -472,7 +473,7 @@ fn a_restarted_agent_adopts_what_runs() {
     world.settle();
     assert_eq!(world.calls(), [""; 0]);
     assert_eq!(world.progress(1), (2, Phase::Ready));
-    assert_eq!(world.progress(2), (1, Phase::Ready));
+    assert_eq!(world.progress(2), (1, Phase::Running), "it may have a probe");
     world.exit(1, 1);
     world.settle();
     world.pass_time(seconds(1));

@@ -9,6 +9,7 @@ mod call_error;
 mod cgroup;
 mod connection;
 mod events;
+mod exec;
 mod labels;
 mod logs;
 mod placeholders;
@@ -40,7 +41,7 @@ use self::call_error::CallError;
 use self::connection::Connection;
 pub use self::connection::{InvalidHost, Limits};
 use super::{
-    ContainerConfig, ContainerRuntime, ContainerSample, ContainerView, LogLine, LogQuery, Owner,
+    ContainerConfig, ContainerRuntime, ContainerSample, ContainerView, ExecEnd, LogLine, LogQuery, Owner,
     RuntimeError, RuntimeEvent, container_name,
 };
 
@@ -249,6 +250,18 @@ impl ContainerRuntime for DockerRuntime {
             Ok(Some(sample)) => Ok(sample),
             Ok(None) | Err(_) => stats::sample(&self.connection, id).await,
         }
+    }
+
+    async fn prepare_exec(&self, id: &str, words: &[String]) -> Result<String, RuntimeError> {
+        exec::prepare(&self.connection, id, words).await
+    }
+
+    async fn run_exec(&self, exec: &str) -> Result<ExecEnd, RuntimeError> {
+        exec::run(&self.connection, exec).await
+    }
+
+    async fn exec_runs(&self, exec: &str) -> Result<bool, RuntimeError> {
+        exec::runs(&self.connection, exec).await
     }
 
     fn logs(&self, id: &str, query: LogQuery) -> BoxStream<'static, Result<LogLine, RuntimeError>> {

@@ -21,8 +21,8 @@ use tokio_stream::wrappers::BroadcastStream;
 
 use self::engine::{Engine, FakeContainer};
 use super::{
-    ContainerConfig, ContainerRuntime, ContainerSample, ContainerStatus, ContainerView, Health, LogLine,
-    LogQuery, Owner, RuntimeError, RuntimeEvent,
+    ContainerConfig, ContainerRuntime, ContainerSample, ContainerStatus, ContainerView, ExecEnd, Health,
+    LogLine, LogQuery, Owner, RuntimeError, RuntimeEvent,
 };
 use crate::clock::Clock;
 
@@ -51,6 +51,10 @@ pub struct Faults {
     pub exit_after: Option<(Duration, i64)>,
     /// Of containers that start; `None` = they have no health check.
     pub health: Option<Health>,
+    /// Programs that are run in containers end so; `None` = with 0.
+    pub exec: Option<ExecEnd>,
+    /// They never end.
+    pub exec_hangs: bool,
 }
 
 /// How long each step takes.
@@ -389,6 +393,26 @@ impl ContainerRuntime for FakeRuntime {
             network_receive_bytes: 0,
             network_transmit_bytes: 0,
         })
+    }
+
+    async fn prepare_exec(&self, id: &str, _words: &[String]) -> Result<String, RuntimeError> {
+        self.call(|latency| latency.start, |_| ()).await?;
+        let runs =
+            self.engine().containers().any(|known| known.view.id == id && known.view.status.is_running());
+        if runs { Ok(id.to_owned()) } else { Err(RuntimeError::NotFound(id.to_owned())) }
+    }
+
+    async fn run_exec(&self, _exec: &str) -> Result<ExecEnd, RuntimeError> {
+        if self.engine().faults.exec_hangs {
+            std::future::pending::<()>().await;
+        }
+        self.call(|latency| latency.start, |_| ()).await?;
+        let end = self.engine().faults.exec.clone();
+        Ok(end.unwrap_or_else(|| ExecEnd { exit_code: 0, output: String::new() }))
+    }
+
+    async fn exec_runs(&self, _exec: &str) -> Result<bool, RuntimeError> {
+        Ok(self.engine().faults.exec_hangs)
     }
 
     fn logs(&self, id: &str, query: LogQuery) -> BoxStream<'static, Result<LogLine, RuntimeError>> {

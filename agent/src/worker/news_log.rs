@@ -12,8 +12,8 @@ use skein_common::{
 
 #[derive(Debug, Default)]
 pub(super) struct NewsLog {
-    /// What was said last of each: attempt, phase, message.
-    said: BTreeMap<InstanceId, (u32, Phase, String)>,
+    /// What was said last of each: attempt, phase, whether it serves, message.
+    said: BTreeMap<InstanceId, (u32, Phase, bool, String)>,
 }
 
 impl NewsLog {
@@ -22,7 +22,8 @@ impl NewsLog {
         for instance in state.held() {
             if let Some(News::Observed(observed)) = state.news(instance) {
                 let Progress { attempt, phase } = observed.progress;
-                self.said.insert(instance, (attempt, phase, observed.message));
+                let serves = observed.is_ready();
+                self.said.insert(instance, (attempt, phase, serves, observed.message));
             }
         }
         if !self.said.is_empty() {
@@ -49,6 +50,7 @@ impl NewsLog {
         let before = self.said.get(&instance);
         let is_restart = before.is_none_or(|(known, ..)| *known < attempt);
         let what = match phase {
+            Phase::Ready if !observed.is_ready() => "not ready",
             Phase::Ready => "ready",
             Phase::Stopped => "stopped",
             Phase::Failed => "failed",
@@ -57,12 +59,12 @@ impl NewsLog {
             _ if attempt > 1 && is_restart => "restarting",
             _ => return,
         };
-        let says = (attempt, phase, observed.message);
+        let says = (attempt, phase, observed.is_ready(), observed.message);
         if before == Some(&says) {
             return;
         }
         let service = state.assignments().get(instance).map(|assignment| assignment.service_name.as_str());
-        let cause = Some(says.2.as_str()).filter(|cause| !cause.is_empty());
+        let cause = Some(says.3.as_str()).filter(|cause| !cause.is_empty());
         tracing::info!(%instance, service, attempt, cause, "{what}");
         self.said.insert(instance, says);
     }

@@ -253,7 +253,7 @@ async fn a_corrupt_checkpoint_stops_no_container() {
 
     let second = agent(&[&master], folder.path(), &engine).await;
     let (mut session, hello) = master.greeted().await;
-    assert_eq!(progress(&hello.instances[0].news), Some((1, Phase::Ready)), "seen in the engine");
+    assert_eq!(progress(&hello.instances[0].news), Some((1, Phase::Running)), "seen in the engine");
     session.welcome(3, CALM).await;
     session.set(vec![assignment(1, Desired::Run)]).await;
     engine.exit(id(1), 1);

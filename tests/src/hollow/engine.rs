@@ -31,7 +31,7 @@ impl HollowEngine {
                 let (instance, attempt) = (assignment.instance, *attempt);
                 let id = format!("{instance}-{attempt}");
                 let status = ContainerStatus::Created;
-                let container = SeenContainer { id: id.clone(), instance, attempt, status };
+                let container = SeenContainer { id: id.clone(), instance, attempt, status, address: None };
                 self.containers.entry(instance).or_default().push(container);
                 success = Success::Created(id);
             }

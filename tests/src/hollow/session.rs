@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use skein_agent_core::{NodeState, Verdict};
+use skein_agent_core::{NodeState, ProbeOutcome, ProbeResult, ProbeRun, Verdict};
 use skein_common::{
     ClusterId, InstanceId, NodeId, Timestamp, assignment::AssignmentUpdate, instance::InstanceReport,
     node::NodeDescription,
@@ -163,12 +163,16 @@ impl HollowAgent {
         loop {
             let plan = self.core.reconcile(now);
             self.untold.extend(plan.changed);
-            if plan.actions.is_empty() {
+            if plan.actions.is_empty() && plan.probes.is_empty() {
                 break;
             }
             for action in plan.actions {
                 let finished = self.engine.perform(action, now);
                 self.core.finish(finished, now);
+            }
+            for ProbeRun { instance, container, kind, .. } in plan.probes {
+                let outcome = ProbeOutcome::Passed;
+                self.core.probed(ProbeResult { instance, container, kind, outcome }, now);
             }
         }
         let untold = std::mem::take(&mut self.untold);

@@ -95,7 +95,8 @@ impl Engine {
             self.checked.insert(id.clone());
         }
         let status = ContainerStatus::Created;
-        self.containers.insert(id.clone(), SeenContainer { id: id.clone(), instance, attempt, status });
+        self.containers
+            .insert(id.clone(), SeenContainer { id: id.clone(), instance, attempt, status, address: None });
         Ok(Success::Created(id))
     }
 

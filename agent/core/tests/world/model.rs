@@ -10,14 +10,14 @@ use std::{
 };
 
 use skein_agent_core::{
-    Action, ContainerStatus, Finished, Health, Look, NodeState, Plan, RuntimeError, SeenContainer, Sequence,
-    Success,
+    Action, ContainerStatus, Finished, Health, Look, NodeState, Plan, ProbeOutcome, ProbeResult, ProbeRun,
+    RuntimeError, SeenContainer, Sequence, Success,
 };
 use skein_common::{
     InstanceId, ServiceId, Timestamp,
     assignment::{Assignment, AssignmentContent, AssignmentUpdate, Known},
-    instance::{Desired, News, Observed, Phase, Progress},
-    service::{ContainerSpec, Generation, ResourceRequirements, RestartPolicy},
+    instance::{Desired, News, Observed, Phase, Progress, Readiness},
+    service::{ContainerSpec, Generation, ProbeKind, ResourceRequirements, RestartPolicy},
 };
 
 pub const IMAGE: &str = "web:1";
@@ -95,6 +95,7 @@ impl Engine {
                     instance,
                     attempt,
                     status: ContainerStatus::Created,
+                    address: None,
                 });
                 Ok(Success::Created(id))
             }
@@ -143,8 +144,15 @@ pub struct World {
     pub generation: u64,
     pub wake_at: Option<Timestamp>,
     pub under_way: Vec<Action>,
+    /// Tests that have begun; each is answered at once by [`World::settle`], unless `hangs`.
+    pub probes: Vec<ProbeRun>,
+    pub hangs: bool,
+    /// Probes that fail.
+    pub failing: BTreeSet<ProbeKind>,
+    /// When each test began.
+    pub probed: Vec<(Timestamp, ProbeKind)>,
     /// The last progress told of each instance, to see that it never goes back.
-    pub told: BTreeMap<InstanceId, Progress>,
+    pub told: BTreeMap<InstanceId, (Progress, Readiness)>,
 }
 
 impl Default for World {
@@ -157,6 +165,10 @@ impl Default for World {
             generation: 0,
             wake_at: None,
             under_way: Vec::new(),
+            probes: Vec::new(),
+            hangs: false,
+            failing: BTreeSet::new(),
+            probed: Vec::new(),
             told: BTreeMap::new(),
         };
         world.list();
@@ -208,6 +220,13 @@ impl World {
             assert!(!clash, "{action:?} while {:?}", self.under_way);
         }
         self.under_way.extend(plan.actions.iter().cloned());
+        for run in &plan.probes {
+            let same = |other: &ProbeRun| (other.instance, other.kind) == (run.instance, run.kind);
+            let twice = self.probes.iter().any(|other| same(other) && other.container == run.container);
+            assert!(!twice, "{run:?} is under way");
+            self.probed.push((self.now, run.kind));
+        }
+        self.probes.extend(plan.probes.iter().cloned());
         self.check_progress(&plan.changed);
         plan
     }
@@ -216,14 +235,15 @@ impl World {
         for id in changed {
             match self.state.news(*id) {
                 Some(News::Observed(observed)) => {
-                    let before = self.told.insert(*id, observed.progress);
+                    let before = self.told.insert(*id, observed.clock());
                     assert!(
-                        before.is_none_or(|before| before <= observed.progress),
+                        before.is_none_or(|before| before <= observed.clock()),
                         "{before:?} → {observed:?}"
                     );
                     assert!(
-                        before
-                            .is_none_or(|before| !before.phase.is_terminal() || before == observed.progress),
+                        before.is_none_or(
+                            |before| !before.0.phase.is_terminal() || before.0 == observed.progress
+                        ),
                         "{before:?} was final, then {observed:?}"
                     );
                 }
@@ -243,13 +263,25 @@ impl World {
         self.state.finish(Finished { action, at, outcome, look }, self.now);
     }
 
+    pub fn answer(&mut self, run: ProbeRun) {
+        let ProbeRun { instance, container, kind, .. } = run;
+        let outcome = if self.failing.contains(&kind) {
+            ProbeOutcome::Failed("refused".to_owned())
+        } else {
+            ProbeOutcome::Passed
+        };
+        self.state.probed(ProbeResult { instance, container, kind, outcome }, self.now);
+    }
+
     /// Until nothing is to be done at this time.
     pub fn settle(&mut self) {
         for _ in 0..200 {
             self.pass();
-            if self.under_way.is_empty() {
+            let probes = if self.hangs { Vec::new() } else { std::mem::take(&mut self.probes) };
+            if self.under_way.is_empty() && probes.is_empty() {
                 return;
             }
+            probes.into_iter().for_each(|run| self.answer(run));
             while !self.under_way.is_empty() {
                 self.step(0);
             }
@@ -313,6 +345,14 @@ impl World {
         std::mem::take(&mut self.engine.calls)
     }
 
+    /// The agent ends, and what it knew is gone; the masters know it.
+    pub fn lose_data(&mut self) {
+        self.state = NodeState::default();
+        self.probes.clear();
+        self.told.clear();
+        self.list();
+    }
+
     /// The agent ends and starts again with this checkpoint; steps under way are lost, whether
     /// the engine did them (`done`) or not.
     pub fn restart_agent(&mut self, done: bool) {
@@ -322,6 +362,7 @@ impl World {
                 let _ = self.engine.carry_out(&action, self.now);
             }
         }
+        self.probes.clear();
         self.state = NodeState::restore(checkpoint, self.now);
     }
 }

@@ -3,9 +3,11 @@
 //! Invariant: pure. A container that is not the owner's, or whose labels are no identity,
 //! gives `None`: nobody acts on it.
 
+use std::net::IpAddr;
+
 use bollard::models::{
     ContainerInspectResponse, ContainerState, ContainerStateStatusEnum as Status, Health as EngineHealth,
-    HealthStatusEnum,
+    HealthStatusEnum, NetworkSettings,
 };
 use skein_common::Timestamp;
 
@@ -26,9 +28,16 @@ pub(super) fn view(owner: Owner, container: ContainerInspectResponse) -> Option<
     let created_at = container.created.as_deref().and_then(rfc3339::parse).unwrap_or_default();
     Some(ContainerView {
         id: container.id?,
+        address: container.network_settings.and_then(address),
         identity: labels::read(&labels)?,
         status: status(container.state.unwrap_or_default(), created_at),
     })
+}
+
+/// The first there is; a container that does not run has none.
+fn address(settings: NetworkSettings) -> Option<IpAddr> {
+    let mut networks = settings.networks.unwrap_or_default().into_values();
+    networks.find_map(|network| network.ip_address?.parse().ok())
 }
 
 fn status(state: ContainerState, created_at: Timestamp) -> ContainerStatus {

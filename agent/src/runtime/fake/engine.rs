@@ -80,6 +80,7 @@ impl Engine {
                 id: id.clone(),
                 identity: identity.clone(),
                 status: ContainerStatus::Created,
+                address: None,
             },
             lines: Vec::new(),
         });

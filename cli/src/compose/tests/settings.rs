@@ -246,7 +246,7 @@ fn probes_that_make_no_sense_are_named() {
         ("liveness: { tcp: 80, http: 80 }", "expected exactly one of http, tcp, grpc, exec"),
         ("liveness: { tcp: 0 }", "1 to 65535"),
         ("liveness: { http: { path: / } }", "port is required"),
-        ("liveness: { tcp: 80, interval: 1ms }", "between 100ms and 24 h"),
+        ("liveness: { tcp: 80, interval: 1ms }", "between 100ms and 86400s"),
         ("liveness: { tcp: 80, successes: 2 }", "only a readiness probe"),
         ("livenes: { tcp: 80 }", "did you mean liveness"),
     ] {
