@@ -374,6 +374,12 @@ impl ServiceSpec {
         self.disruption.map_or(own, |disruption| disruption.max_unavailable(wanted))
     }
 
+    /// Its instances follow their data.
+    #[must_use]
+    pub fn has_local_volumes(&self) -> bool {
+        self.container.mounts.iter().any(Mount::is_local_volume)
+    }
+
     /// Whether instances of `self` may go on as instances of `other`: nothing their
     /// container, restarts or placement depend on differs.
     #[must_use]

@@ -53,6 +53,18 @@ pub struct MountOptions {
     pub mode: u32,
 }
 
+impl Mount {
+    /// Keeps data on the node where it was written: a named volume of the engine's local driver that is not mounted
+    /// from somewhere else.
+    #[must_use]
+    pub fn is_local_volume(&self) -> bool {
+        self.kind == MountKind::Volume
+            && !self.source.is_empty()
+            && matches!(self.options.driver.as_str(), "" | "local")
+            && self.options.driver_options.is_empty()
+    }
+}
+
 impl MountOptions {
     /// Adds what is wrong with options of a mount of this kind.
     pub(super) fn check(&self, kind: MountKind, field: &str, found: &mut Violations) {

@@ -25,7 +25,7 @@ use skein_common::{InstanceId, Timestamp};
 
 use self::{draft::Draft, slots::Slots};
 pub use self::{
-    draft::MAX_PARTS,
+    draft::{MAX_PARTS, home},
     history::{BACKOFF_MAX, BACKOFF_START, BACKOFF_TRUST, KEPT},
     schedule::MOST_PASSED,
     scope::Scope,
@@ -89,3 +89,5 @@ fn plan_service<'a>(draft: &mut Draft<'a>, service: &'a Service) {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod volume_tests;

@@ -62,8 +62,10 @@ pub struct Group<'a> {
 /// One instance that wants a node.
 pub struct Item {
     pub instance: InstanceId,
-    /// The only node it may go to (global services).
+    /// The only node it may go to (global services, local volumes).
     pub pinned: Option<NodeId>,
+    /// It is pinned because its local volumes are there.
+    pub is_home: bool,
     /// Where this slot failed lately, latest last: taken only when nothing else is left.
     pub failed_on: Vec<NodeId>,
     /// Where it is wanted, if it may go there.
@@ -93,6 +95,8 @@ pub struct Placed {
     pub devices: Vec<DeviceShare>,
 }
 
+const HOME: &str = "its local volumes are on ";
+
 /// One pass over one state.
 pub struct Scheduler<'a> {
     state: &'a ClusterState,
@@ -117,7 +121,7 @@ impl Item {
     /// An instance that may go anywhere.
     #[must_use]
     pub const fn new(instance: InstanceId) -> Self {
-        Self { instance, pinned: None, failed_on: Vec::new(), bound: None }
+        Self { instance, pinned: None, is_home: false, failed_on: Vec::new(), bound: None }
     }
 }
 
@@ -163,7 +167,7 @@ impl<'a> Scheduler<'a> {
         let loose = group.items.iter().filter(|item| item.pinned.is_none()).count();
         let mut decide = |item: &Item| {
             if let Some(node) = item.pinned {
-                return self.place_pinned(&mut work, item.instance, node);
+                return self.place_pinned(&mut work, item, node);
             }
             if ranking.is_none() {
                 ranking = Some(self.rank(&work, loose));
@@ -202,15 +206,17 @@ impl<'a> Scheduler<'a> {
         }
     }
 
-    fn place_pinned(&mut self, work: &mut Work<'a>, instance: InstanceId, node: NodeId) -> Decision {
+    fn place_pinned(&mut self, work: &mut Work<'a>, item: &Item, node: NodeId) -> Decision {
         let Some(position) = self.fleet.position(node) else {
             return Decision::Unplaced { explanation: format!("node {node} does not exist") };
         };
         match self.refusal(work, position) {
-            None => self.take(work, instance, position).0,
-            Some(refusal) => Decision::Unplaced {
-                explanation: format!("{}: {refusal}", self.fleet.rooms[position].node.description.name),
-            },
+            None => self.take(work, item.instance, position).0,
+            Some(refusal) => {
+                let why = if item.is_home { HOME } else { "" };
+                let name = &self.fleet.rooms[position].node.description.name;
+                Decision::Unplaced { explanation: format!("{why}{name}: {refusal}") }
+            }
         }
     }
 

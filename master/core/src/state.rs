@@ -44,6 +44,8 @@ pub struct ClusterState {
     pub(crate) last_event: u64,
     pub(crate) requests: OrdMap<String, RecordedRequest>,
     pub(crate) settings: Arc<Settings>,
+    /// Where the local volumes of a slot are: the node on which it last ran with some.
+    pub(crate) homes: OrdMap<(ServiceId, Slot), NodeId>,
     pub(crate) index: Index,
 }
 

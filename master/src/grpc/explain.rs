@@ -7,7 +7,7 @@ use skein_common::{
     placement::Strategy,
 };
 use skein_master_core::{
-    ClusterState, Rejection,
+    ClusterState, Rejection, orchestrator,
     scheduler::{Explained, Group, Item, Scheduler},
 };
 use skein_proto::v1;
@@ -29,11 +29,12 @@ pub fn explain(state: &ClusterState, request: &v1::ExplainRequest) -> Result<v1:
         ..v1::ExplainResponse::default()
     };
     let Some(spec) = state.spec_of(&instance) else { return Ok(answer) };
+    let home = orchestrator::home(state, instance.service, instance.slot, instance.generation);
     let pinned = match instance.slot {
-        Slot::Number(_) => None,
+        Slot::Number(_) => home,
         Slot::Node(node) => Some(node),
     };
-    let items = vec![Item { pinned, ..Item::new(instance.id) }];
+    let items = vec![Item { pinned, is_home: home.is_some(), ..Item::new(instance.id) }];
     let group = Group { service: instance.service, items, spec };
     Ok(encode(state, answer, &Scheduler::new(state).explain(&group, wanted)))
 }

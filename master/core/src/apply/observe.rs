@@ -7,7 +7,7 @@ use std::cmp::Ordering;
 
 use skein_common::{
     event::Severity,
-    instance::{Desired, Instance, News, Observed, Phase, Progress},
+    instance::{Desired, Instance, News, Observed, Phase, Progress, Slot},
 };
 
 use super::{Answer, Step};
@@ -39,8 +39,22 @@ fn advance(step: &mut Step<'_>, before: &Instance, observed: &Observed) {
     let ready_since = since.filter(|_| ready);
     let instance = Instance { observed: observed.clone(), ready_since, ..before.clone() };
     step.put_instance(instance.clone());
+    settle(step, &instance);
     tell(step, before.observed.progress, &instance);
     tell_readiness(step, &before.observed, &instance);
+}
+
+/// From its first run on there may be data in its local volumes.
+fn settle(step: &mut Step<'_>, instance: &Instance) {
+    let (Some(node), Slot::Number(_)) = (instance.node, instance.slot) else { return };
+    let key = (instance.service, instance.slot);
+    let runs = instance.observed.progress.phase.is_running() && !instance.lost;
+    if !runs || step.state.homes.get(&key) == Some(&node) || step.state.service(instance.service).is_none() {
+        return;
+    }
+    if step.state.spec_of(instance).is_some_and(|spec| spec.has_local_volumes()) {
+        step.state.homes.insert(key, node);
+    }
 }
 
 /// Later progress, or more to say about the same (the agent's clock orders those).

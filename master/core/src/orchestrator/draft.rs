@@ -21,7 +21,7 @@ use crate::{
         Explanation, JobStep, NewInstance, Placement, Plan, RebalanceStep, Release, RolloutStep,
         ScheduleStep, Wish,
     },
-    scheduler::{Bound, Decision, Group, Item, Placed, Scheduler},
+    scheduler::{Bound, Decision, Group, Item, Placed, Preemption, Scheduler},
     state::{ClusterState, Service},
 };
 
@@ -296,32 +296,33 @@ impl<'a> Draft<'a> {
         let items = group.iter().map(|waiting| self.item(waiting)).collect();
         let items = Group { service: first.service, items, spec };
         let decisions = scheduler.place(&items);
-        let mut homeless = 0;
-        for (waiting, decision) in group.iter().zip(decisions) {
+        let (mut homeless, mut pinned) = (0, Vec::new());
+        for ((waiting, item), decision) in group.iter().zip(&items.items).zip(decisions) {
             match decision {
                 Decision::Placed(placed) => self.assign(waiting, placed),
                 Decision::Unplaced { explanation } => {
                     self.explain(waiting, &explanation);
-                    homeless += usize::from(matches!(waiting.slot, Slot::Number(_)));
+                    homeless += usize::from(item.pinned.is_none());
+                    pinned.extend(item.pinned);
                 }
             }
         }
         if homeless > 0 {
-            self.make_room(scheduler, &items, homeless);
+            self.make_room(scheduler.preempt(&items, homeless), items.spec);
+        }
+        if !pinned.is_empty() {
+            self.make_room(scheduler.preempt_on(&items, &pinned), items.spec);
         }
     }
 
     /// The next pass finds the room, once those who give way have stopped.
-    fn make_room(&mut self, scheduler: &mut Scheduler<'a>, group: &Group<'a>, wanted: usize) {
-        let reason =
-            format!("gives way to {} of priority {}", group.spec.name, group.spec.placement.priority);
-        for preemption in scheduler.preempt(group, wanted) {
-            for victim in preemption.victims {
-                let Some(victim) = self.state.instance(victim).filter(|victim| !self.ends(victim.id)) else {
-                    continue;
-                };
-                self.wish(victim, Desired::Stop, &reason);
-            }
+    fn make_room(&mut self, preemptions: Vec<Preemption>, spec: &ServiceSpec) {
+        let reason = format!("gives way to {} of priority {}", spec.name, spec.placement.priority);
+        for victim in preemptions.into_iter().flat_map(|preemption| preemption.victims) {
+            let Some(victim) = self.state.instance(victim).filter(|victim| !self.ends(victim.id)) else {
+                continue;
+            };
+            self.wish(victim, Desired::Stop, &reason);
         }
     }
 
@@ -344,8 +345,9 @@ impl<'a> Draft<'a> {
     }
 
     fn item(&self, waiting: &Waiting) -> Item {
+        let home = home(self.state, waiting.service, waiting.slot, waiting.generation);
         let pinned = match waiting.slot {
-            Slot::Number(_) => None,
+            Slot::Number(_) => home,
             Slot::Node(node) => Some(node),
         };
         let mut failed: Vec<_> = self
@@ -360,7 +362,7 @@ impl<'a> Draft<'a> {
             let beside = beside.and_then(|beside| self.state.instance(beside));
             Bound { to, from: beside.and_then(|beside| beside.node) }
         });
-        Item { instance: waiting.instance, pinned, failed_on, bound }
+        Item { instance: waiting.instance, pinned, is_home: home.is_some(), failed_on, bound }
     }
 
     fn assign(&mut self, waiting: &Waiting, placed: Placed) {
@@ -396,4 +398,10 @@ impl<'a> Draft<'a> {
             }
         }
     }
+}
+
+/// The node whose local volumes an instance needs, as long as it has not been removed.
+pub fn home(state: &ClusterState, service: ServiceId, slot: Slot, generation: Generation) -> Option<NodeId> {
+    let follows = state.spec(service, generation).is_some_and(|spec| spec.has_local_volumes());
+    state.home(service, slot).filter(|_| follows)
 }

@@ -18,7 +18,7 @@ use skein_common::{
     instance::{Desired, Instance, Phase},
     node::{Availability, Liveness},
     rollout::RolloutPhase,
-    service::{Mount, MountKind, Publish, ServiceSpec, UpdateOrder},
+    service::{Publish, ServiceSpec, UpdateOrder},
 };
 
 use super::{Scope, draft::Draft, history};
@@ -178,7 +178,7 @@ fn budget(service: &Service, ready: usize, moving: usize) -> usize {
     let spec = &service.spec;
     let Some(replicas) = spec.replicas() else { return 0 };
     let rolls = service.rollout.as_ref().is_some_and(|rollout| rollout.is_under_way());
-    if service.deleting || rolls || spec.container.mounts.iter().any(holds_data) {
+    if service.deleting || rolls || spec.has_local_volumes() {
         return 0;
     }
     let count = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
@@ -199,13 +199,6 @@ fn is_unsettled(service: &Service, ready: usize) -> bool {
     let Some(replicas) = service.spec.replicas() else { return false };
     let rolls = service.rollout.as_ref().is_some_and(|rollout| rollout.phase == RolloutPhase::Running);
     !service.deleting && (rolls || ready < usize::try_from(replicas).unwrap_or(usize::MAX))
-}
-
-/// A volume of the node that would be left behind.
-fn holds_data(mount: &Mount) -> bool {
-    mount.kind == MountKind::Volume
-        && !mount.source.is_empty()
-        && matches!(mount.options.driver.as_str(), "" | "local")
 }
 
 #[cfg(test)]

@@ -107,7 +107,9 @@ fn replace<'a>(
             let Some(left) = updates.checked_sub(1) else { continue };
             updates = left;
         }
-        if start_first && candidate.ready {
+        // Its successor waits for the node: beside it, it would wait for ever.
+        let follows_data = candidate.misplaced && service.spec.has_local_volumes();
+        if start_first && candidate.ready && !follows_data {
             slots.succeed(draft, candidate.slot, &candidate.reason);
         } else if !candidate.ready || unavailable < most {
             unavailable += usize::from(candidate.ready);

@@ -22,7 +22,10 @@ use super::{device::Names, fleet::Room, need::Need, ports::PortBook};
 pub(super) enum Refusal {
     Insufficient(ResourceKind),
     Generic(Rc<str>),
-    PortInUse { port: u16, protocol: Protocol },
+    PortInUse {
+        port: u16,
+        protocol: Protocol,
+    },
     NoFreePort,
     ReplicasPerNode(u32),
     Promised,
@@ -32,6 +35,8 @@ pub(super) enum Refusal {
     NotAway(String),
     Constraint(String),
     Exclusive(String),
+    /// Its local volumes are on the node of this name.
+    AwayFromData(String),
     Drained,
     Paused,
     Unknown,
@@ -127,6 +132,7 @@ impl fmt::Display for Refusal {
             Self::NotAway(service) => write!(f, "not away from {service}"),
             Self::Constraint(text) => write!(f, "not {text}"),
             Self::Exclusive(value) => write!(f, "exclusive to {value}"),
+            Self::AwayFromData(home) => write!(f, "without its local volumes, which are on {home}"),
             Self::Drained => f.write_str("drained"),
             Self::Paused => f.write_str("paused"),
             Self::Unknown => f.write_str("not heard lately"),

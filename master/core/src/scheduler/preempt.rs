@@ -59,12 +59,38 @@ impl<'a> Scheduler<'a> {
     /// many, or when what is stopping already will make room. Where room is being made, nobody less
     /// important is placed by this pass.
     pub fn preempt(&mut self, group: &Group<'a>, wanted: usize) -> Vec<Preemption> {
-        let priority = group.spec.placement.priority;
-        let Some(threshold) = priority.checked_sub(self.preemption_gap) else { return Vec::new() };
-        if self.least_important() > threshold {
-            return Vec::new();
-        }
+        let Some(threshold) = self.threshold(group) else { return Vec::new() };
         let work = self.work(group);
+        let making = self.making_room(&work, wanted);
+        making.iter().for_each(|position| self.promise(*position, group.spec.placement.priority));
+        let wanted = wanted.saturating_sub(making.len());
+        let positions = work.eligible.positions.iter().copied();
+        self.make_victims(&work, threshold, wanted, positions.filter(|_| wanted > 0))
+    }
+
+    /// Room on each of these nodes.
+    pub fn preempt_on(&mut self, group: &Group<'a>, nodes: &[NodeId]) -> Vec<Preemption> {
+        let Some(threshold) = self.threshold(group) else { return Vec::new() };
+        let work = self.work(group);
+        let mut positions: BTreeSet<usize> =
+            nodes.iter().filter_map(|node| self.fleet.position(*node)).collect();
+        positions.retain(|position| work.eligible.contains(*position));
+        for position in self.making_room(&work, usize::MAX) {
+            if positions.remove(&position) {
+                self.promise(position, group.spec.placement.priority);
+            }
+        }
+        let wanted = positions.len();
+        let positions = positions.into_iter().filter_map(|position| u32::try_from(position).ok());
+        self.make_victims(&work, threshold, wanted, positions)
+    }
+
+    /// The most important who give way; `None` when nobody could.
+    fn threshold(&mut self, group: &Group<'a>) -> Option<u8> {
+        let threshold = group.spec.placement.priority.checked_sub(self.preemption_gap)?;
+        if self.least_important() > threshold {
+            return None;
+        }
         if self.preemptions.candidates.is_empty() {
             self.preemptions.candidates = candidates(self.state, &self.fleet);
             let services = self.preemptions.candidates.iter().flatten().map(|c| c.instance.service);
@@ -72,26 +98,32 @@ impl<'a> Scheduler<'a> {
             let budgets = services.into_iter().map(|service| (service, budget(self.state, service)));
             self.preemptions.budget = budgets.collect();
         }
-        let making = self.making_room(&work, wanted);
-        making.iter().for_each(|position| self.promise(*position, priority));
-        let making = making.len();
+        Some(threshold)
+    }
+
+    /// The best of these nodes, at most so many.
+    fn make_victims(
+        &mut self,
+        work: &Work<'a>,
+        threshold: u8,
+        wanted: usize,
+        positions: impl Iterator<Item = u32>,
+    ) -> Vec<Preemption> {
         let mut heap = BinaryHeap::new();
-        if wanted > making {
-            for position in work.eligible.positions.iter().copied() {
-                if let Some((key, _)) = self.victims(&work, threshold, position) {
-                    heap.push(Reverse(key));
-                }
+        for position in positions {
+            if let Some((key, _)) = self.victims(work, threshold, position) {
+                heap.push(Reverse(key));
             }
         }
         let mut found = Vec::new();
-        while found.len() + making < wanted {
+        while found.len() < wanted {
             let Some(Reverse(key)) = heap.pop() else { break };
             let (_, _, position) = key;
             // A budget may have been used up since, so that others have to go, or nobody can.
-            match self.victims(&work, threshold, position) {
+            match self.victims(work, threshold, position) {
                 Some((now, victims)) if now <= key => {
                     found.push(self.evict(position, &victims));
-                    self.promise(position as usize, priority);
+                    self.promise(position as usize, work.need.policy.priority);
                 }
                 Some((now, _)) => heap.push(Reverse(now)),
                 None => {}

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use skein_common::{NodeId, placement::Strategy};
 
-use super::{Group, Scheduler, filter::Refusal, work::Work};
+use super::{Group, Item, Scheduler, filter::Refusal, work::Work};
 
 /// Names of nodes told for each reason.
 const MOST_EXAMPLES: usize = 5;
@@ -62,7 +62,8 @@ impl<'a> Scheduler<'a> {
         let item = group.items.first();
         let (mut removed, mut best) = (BTreeMap::<Refusal, Removed>::new(), Vec::new());
         for position in 0..self.fleet.rooms.len() {
-            match self.refusal(&work, position) {
+            let away = item.and_then(|item| self.away_from_data(item, position));
+            match away.or_else(|| self.refusal(&work, position)) {
                 Some(refusal) => note(&mut removed, refusal, self.name(position)),
                 None => {
                     let node = self.fleet.rooms[position].node.id;
@@ -86,6 +87,12 @@ impl<'a> Scheduler<'a> {
             removed,
             best,
         }
+    }
+
+    fn away_from_data(&self, item: &Item, position: usize) -> Option<Refusal> {
+        let home = item.pinned.filter(|home| item.is_home && self.fleet.rooms[position].node.id != *home)?;
+        let home = self.fleet.position(home);
+        Some(Refusal::AwayFromData(home.map(|home| self.name(home).to_owned()).unwrap_or_default()))
     }
 
     fn name(&self, position: usize) -> &str {

@@ -75,9 +75,22 @@ impl ClusterState {
 
     pub(crate) fn drop_service(&mut self, id: ServiceId) -> Option<Arc<Service>> {
         let service = self.services.remove(&id)?;
+        self.forget_homes(|owner, _| owner == id);
         self.unindex_service(&service);
         service.holds().for_each(|generation| self.drop_unused_spec(id, generation));
         Some(service)
+    }
+
+    fn forget_homes(&mut self, gone: impl Fn(ServiceId, NodeId) -> bool) {
+        let lost: Vec<_> = self
+            .homes
+            .iter()
+            .filter(|((owner, _), home)| gone(*owner, **home))
+            .map(|(key, _)| *key)
+            .collect();
+        for key in lost {
+            self.homes.remove(&key);
+        }
     }
 
     fn unindex_service(&mut self, service: &Service) {
@@ -129,6 +142,8 @@ impl ClusterState {
     /// The node's instances must have been dropped before.
     pub(crate) fn drop_node(&mut self, id: NodeId) -> Option<Arc<Node>> {
         let node = self.nodes.remove(&id)?;
+        // What was on it is lost.
+        self.forget_homes(|_, home| home == id);
         self.index.nodes_by_name.remove(&node.description.name);
         Some(node)
     }

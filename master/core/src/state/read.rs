@@ -169,6 +169,12 @@ impl ClusterState {
             .filter_map(|(_, _, id)| self.instances.get(id))
     }
 
+    /// The node that has the local volumes of the slot.
+    #[must_use]
+    pub fn home(&self, service: ServiceId, slot: Slot) -> Option<NodeId> {
+        self.homes.get(&(service, slot)).copied()
+    }
+
     /// All records placed on the node, ended ones included.
     pub fn instances_on(&self, node: NodeId) -> impl Iterator<Item = &Arc<Instance>> {
         let first = (node, InstanceId::from_random(1));

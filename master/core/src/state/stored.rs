@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use skein_common::{
-    ClusterId, Revision, ServiceId, Timestamp,
+    ClusterId, NodeId, Revision, ServiceId, Timestamp,
     event::Event,
-    instance::Instance,
+    instance::{Instance, Slot},
     node::Node,
     service::{Generation, ServiceSpec},
 };
@@ -31,6 +31,8 @@ pub(super) struct Stored {
     requests: Vec<(String, RecordedRequest)>,
     #[serde(default)]
     settings: Arc<Settings>,
+    #[serde(default)]
+    homes: Vec<(ServiceId, Slot, NodeId)>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -58,6 +60,7 @@ impl From<ClusterState> for Stored {
             events: state.events.values().cloned().collect(),
             last_event: state.last_event,
             settings: state.settings,
+            homes: state.homes.iter().map(|((service, slot), node)| (*service, *slot, *node)).collect(),
             requests: state.requests.iter().map(|(id, request)| (id.clone(), request.clone())).collect(),
         }
     }
@@ -78,6 +81,7 @@ impl From<Stored> for ClusterState {
         stored.services.into_iter().for_each(|service| state.put_service(service));
         stored.nodes.into_iter().for_each(|node| state.put_node(node));
         stored.instances.into_iter().for_each(|instance| state.put_instance(instance));
+        state.homes.extend(stored.homes.into_iter().map(|(service, slot, node)| ((service, slot), node)));
         state.events.extend(stored.events.into_iter().map(|event| (event.sequence, event)));
         stored.requests.into_iter().for_each(|(id, request)| state.put_request(id, request));
         state

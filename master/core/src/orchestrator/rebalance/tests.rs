@@ -8,7 +8,7 @@ use skein_common::{
     cluster::{ClusterConfig, RebalanceGoal},
     node::NodeDescription,
     placement::{Strategy as Taste, TopologySpread},
-    service::MountOptions,
+    service::{Mount, MountKind, MountOptions},
 };
 
 use super::*;
