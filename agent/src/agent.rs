@@ -22,6 +22,8 @@ use tracing::Instrument;
 pub use crate::session::Connection;
 use crate::{
     checkpoint::{self, Loaded},
+    exec::ExecServer,
+    files::Files,
     identity::{Identity, OpenIdentityError},
     logs::LogPusher,
     runtime::ContainerRuntime,
@@ -146,7 +148,9 @@ fn wire<R: ContainerRuntime>(
     let span = tracing::info_span!("agent", node = config.name);
     span.in_scope(|| tracing::info!(%node, incarnation, cluster = ?identity.cluster, "started"));
     let (stop, tracker) = (CancellationToken::new(), TaskTracker::new());
-    let (worker, handle) = span.in_scope(|| Worker::new(Arc::clone(&runtime), identity, checkpoint));
+    let (connection, connected) = watch::channel(Connection::default());
+    let files = Files::new(config.data_dir.as_deref(), node, connected);
+    let (worker, handle) = span.in_scope(|| Worker::new(Arc::clone(&runtime), identity, checkpoint, files));
     let usage = match &config.data_dir {
         Some(data_dir) => {
             let host = HostSampler::new(data_dir.clone());
@@ -158,13 +162,15 @@ fn wire<R: ContainerRuntime>(
         None => watch::channel(UsageReport::default()).1,
     };
     let logs = LogPusher::new(Arc::clone(&runtime), handle.clone(), tracker.clone(), stop.clone());
+    let exec = ExecServer::new(Arc::clone(&runtime), handle.clone(), tracker.clone(), stop.clone());
     let session = SessionConfig {
         masters: config.masters.clone(),
         node,
         incarnation,
         description: description(config),
     };
-    let (session, connection) = Session::new(session, runtime, handle.clone(), usage, logs);
+    let (session, connection) =
+        Session::new(session, runtime, handle.clone(), usage, (logs, exec), connection);
     // Should one of these end by itself, a panic, then the agent ends and is started anew: half an
     // agent would look alive.
     for task in [worker.run(stop.clone()).boxed(), session.run(stop.clone()).boxed()] {

@@ -19,6 +19,7 @@ use skein_agent_core::{Action, Finished, Glance, Look, RuntimeError, SeenContain
 use skein_common::{InstanceId, assignment::Assignment};
 use tokio::{sync::Semaphore, time};
 
+use crate::files::Files;
 use crate::runtime::{ContainerConfig, ContainerRuntime, ContainerView, Identity, Owner};
 
 /// Creates and starts at once: eight-way was fastest against Docker on two cores.
@@ -39,6 +40,7 @@ const PULL_LIMIT: Duration = Duration::from_secs(6 * 3600);
 pub(crate) struct Executor<R> {
     runtime: Arc<R>,
     owner: Owner,
+    files: Files,
     shared: Arc<Shared>,
 }
 
@@ -59,12 +61,17 @@ pub(crate) struct Done {
 
 impl<R> Clone for Executor<R> {
     fn clone(&self) -> Self {
-        Self { runtime: Arc::clone(&self.runtime), owner: self.owner, shared: Arc::clone(&self.shared) }
+        Self {
+            runtime: Arc::clone(&self.runtime),
+            owner: self.owner,
+            files: self.files.clone(),
+            shared: Arc::clone(&self.shared),
+        }
     }
 }
 
 impl<R: ContainerRuntime> Executor<R> {
-    pub(crate) fn new(runtime: Arc<R>, owner: Owner) -> Self {
+    pub(crate) fn new(runtime: Arc<R>, owner: Owner, files: Files) -> Self {
         let shared = Shared {
             sequence: AtomicU64::new(1),
             heavy: Semaphore::new(HEAVY_AT_ONCE),
@@ -73,7 +80,7 @@ impl<R: ContainerRuntime> Executor<R> {
             stops: Semaphore::new(STOPS_AT_ONCE),
             looks: Semaphore::new(LOOKS_AT_ONCE),
         };
-        Self { runtime, owner, shared: Arc::new(shared) }
+        Self { runtime, owner, files, shared: Arc::new(shared) }
     }
 
     pub(crate) fn draw(&self) -> Sequence {
@@ -100,7 +107,8 @@ impl<R: ContainerRuntime> Executor<R> {
                 limited(PULL_LIMIT, self.runtime.pull(image)).await
             }
             Action::Create { assignment, attempt } => {
-                let config = config(assignment, *attempt);
+                let files = self.files.of(assignment.instance, &assignment.container.configs).await?;
+                let config = ContainerConfig { files, ..config(assignment, *attempt) };
                 let _permit = heavy.acquire().await;
                 return limited(STEP_LIMIT, self.runtime.create(self.owner, &config))
                     .await
@@ -168,5 +176,6 @@ fn config(assignment: &Assignment, attempt: u32) -> ContainerConfig {
         container: assignment.container.clone(),
         resources: assignment.resources,
         ports: assignment.ports.clone(),
+        files: Vec::new(),
     }
 }

@@ -19,10 +19,10 @@ use skein_proto::{
 use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::transport::Channel;
 
 use crate::{
     runtime::{ContainerRuntime, LogLine, LogQuery, RuntimeError},
+    session::connect,
     worker::WorkerHandle,
 };
 
@@ -59,13 +59,16 @@ impl<R: ContainerRuntime> LogPusher<R> {
         Self { runtime, worker, tracker, stop, permits: Arc::new(Semaphore::new(STREAMS)) }
     }
 
-    /// Answers on the channel the question came by.
-    pub(crate) fn start(&self, channel: Channel, start: v1::StartLogs) {
+    /// Answers to the master at this address, over a connection of its own: one that does not read
+    /// fills its connection's window, and the session must go on.
+    pub(crate) fn start(&self, address: &str, start: v1::StartLogs) {
         let permit = Arc::clone(&self.permits).try_acquire_owned();
         let (messages, outgoing) = mpsc::channel(QUEUE);
         let push = Push { runtime: Arc::clone(&self.runtime), worker: self.worker.clone(), messages };
-        let stop = self.stop.clone();
+        let (address, stop) = (address.to_owned(), self.stop.clone());
         self.tracker.spawn(async move {
+            // A master that cannot be reached gives up the reader by itself.
+            let Ok(channel) = connect(&address).await else { return };
             let mut client = AgentServiceClient::new(channel);
             let is_busy = permit.is_err();
             let work = async {

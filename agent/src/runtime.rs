@@ -7,7 +7,7 @@
 pub mod docker;
 pub mod fake;
 
-use std::{future::Future, net::IpAddr, time::Duration};
+use std::{future::Future, net::IpAddr, path::PathBuf, time::Duration};
 
 use futures_util::stream::BoxStream;
 pub use skein_agent_core::container::{ContainerStatus, Health, RuntimeError};
@@ -16,6 +16,7 @@ use skein_common::{
     instance::PortBinding,
     service::{ContainerSpec, Generation, ResourceRequirements},
 };
+use tokio::io::AsyncWrite;
 
 /// Labels by which containers are found again. Docker spells the keys `io.skein.<field>`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +44,16 @@ pub struct ContainerConfig {
     pub container: ContainerSpec,
     pub resources: ResourceRequirements,
     pub ports: Vec<PortBinding>,
+    /// Configs, as they lie on this node.
+    pub files: Vec<FileMount>,
+}
+
+/// A file of the node that a container can read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileMount {
+    pub source: PathBuf,
+    /// Absolute path in the container.
+    pub target: String,
 }
 
 /// A container of ours as the engine shows it.
@@ -90,6 +101,43 @@ pub struct LogQuery {
     pub follow: bool,
     pub tail: Option<u32>,
     pub since: Option<Timestamp>,
+}
+
+/// A command to run in a container.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ExecCommand {
+    /// Program and arguments.
+    pub command: Vec<String>,
+    /// With a terminal, on which stdout and stderr are one.
+    pub tty: bool,
+    pub stdin: bool,
+    /// Empty = that of the container.
+    pub user: String,
+    pub working_dir: String,
+    /// `NAME=value`, beside the container's own.
+    pub environment: Vec<String>,
+}
+
+/// A command that runs.
+pub struct Exec {
+    /// The engine's id of it.
+    pub id: String,
+    /// What it writes, to its end; what is not taken is not read either.
+    pub output: BoxStream<'static, Result<ExecOutput, RuntimeError>>,
+    /// Its stdin; a shutdown is its end.
+    pub input: Box<dyn AsyncWrite + Send + Unpin>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExecOutput {
+    pub stderr: bool,
+    pub bytes: bytes::Bytes,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TerminalSize {
+    pub columns: u16,
+    pub rows: u16,
 }
 
 /// Counters of one container; rates are made from two of them.
@@ -167,6 +215,26 @@ pub trait ContainerRuntime: Send + Sync + 'static {
 
     /// What it wrote; ends with the container unless it had ended before.
     fn logs(&self, id: &str, query: LogQuery) -> BoxStream<'static, Result<LogLine, RuntimeError>>;
+
+    /// Runs a command in a running container.
+    fn exec(
+        &self,
+        id: &str,
+        command: &ExecCommand,
+    ) -> impl Future<Output = Result<Exec, RuntimeError>> + Send;
+
+    /// The terminal of a command has another size.
+    fn resize_exec(
+        &self,
+        exec: &str,
+        size: TerminalSize,
+    ) -> impl Future<Output = Result<(), RuntimeError>> + Send;
+
+    /// The exit code of a command whose output has ended.
+    fn exec_exit(&self, exec: &str) -> impl Future<Output = Result<i32, RuntimeError>> + Send;
+
+    /// Ends a command, as far as the engine and the agent's rights allow; one that has ended is no error.
+    fn end_exec(&self, exec: &str) -> impl Future<Output = Result<(), RuntimeError>> + Send;
 }
 
 /// `skein-<service>-<slot>-<instance>-<attempt>`: the same step always makes the same name.

@@ -22,7 +22,9 @@ use self::{
     dialer::{Dial, Dialer},
     stream::{End, Parts},
 };
-use crate::{logs::LogPusher, runtime::ContainerRuntime, usage::UsageReport, worker::WorkerHandle};
+use crate::{
+    exec::ExecServer, logs::LogPusher, runtime::ContainerRuntime, usage::UsageReport, worker::WorkerHandle,
+};
 
 /// A machine that is gone does not answer at all.
 const CONNECT_LIMIT: Duration = Duration::from_secs(1);
@@ -66,11 +68,12 @@ impl<R: ContainerRuntime> Session<R> {
         runtime: Arc<R>,
         worker: WorkerHandle,
         usage: watch::Receiver<UsageReport>,
-        logs: LogPusher<R>,
+        (logs, exec): (LogPusher<R>, ExecServer<R>),
+        connection: watch::Sender<Connection>,
     ) -> (Self, watch::Receiver<Connection>) {
         let dialer = Dialer::new(config.masters.clone(), dice());
-        let (connection, connected) = watch::channel(Connection::default());
-        let parts = Parts { worker, usage, logs };
+        let connected = connection.subscribe();
+        let parts = Parts { worker, usage, logs, exec };
         (Self { config, runtime, parts, dialer, connection, condition: String::new() }, connected)
     }
 
@@ -110,7 +113,7 @@ impl<R: ContainerRuntime> Session<R> {
         };
         self.learn_runtime_version().await;
         let hello = self.hello();
-        let stream = match stream::open(channel, hello, &mut self.parts).await {
+        let stream = match stream::open(channel, address, hello, &mut self.parts).await {
             Ok(stream) => stream,
             Err(end) => return end,
         };
@@ -189,7 +192,7 @@ fn chain(error: &dyn Error) -> String {
     text
 }
 
-async fn connect(address: &str) -> Result<Channel, tonic::transport::Error> {
+pub(crate) async fn connect(address: &str) -> Result<Channel, tonic::transport::Error> {
     Endpoint::from_shared(format!("http://{address}"))?
         .connect_timeout(CONNECT_LIMIT)
         .tcp_nodelay(true)

@@ -11,11 +11,11 @@ mod holdings;
 mod journal;
 mod news_log;
 
-use std::{io, sync::Arc};
+use std::{collections::BTreeSet, io, sync::Arc};
 
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use skein_agent_core::{Checkpoint, NodeState, ProbeResult, Verdict};
-use skein_common::{ClusterId, InstanceId, assignment::AssignmentUpdate};
+use skein_common::{ClusterId, ConfigId, InstanceId, assignment::AssignmentUpdate};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::{self, Instant},
@@ -32,6 +32,7 @@ use self::{
 use crate::{
     clock::Clock,
     executor::{Done, Executor},
+    files::Files,
     identity::Identity,
     prober::Prober,
     runtime::{ContainerRuntime, Owner},
@@ -135,6 +136,9 @@ pub(crate) struct Worker<R> {
     unanswered: Vec<(u64, oneshot::Sender<Result<(), JoinError>>)>,
     publisher: Publisher,
     news_log: NewsLog,
+    files: Files,
+    /// Configs that assignments name; `None` before anything is known.
+    kept: Option<BTreeSet<ConfigId>>,
     term: watch::Sender<u64>,
     cluster: watch::Sender<Option<ClusterId>>,
 }
@@ -158,8 +162,8 @@ enum Input {
 }
 
 impl<R: ContainerRuntime> Engine<R> {
-    fn new(runtime: &Arc<R>, owner: Owner) -> Self {
-        let executor = Executor::new(Arc::clone(runtime), owner);
+    fn new(runtime: &Arc<R>, owner: Owner, files: Files) -> Self {
+        let executor = Executor::new(Arc::clone(runtime), owner, files);
         let watch = EngineWatch::new(executor.clone(), runtime.events(owner));
         let prober = Prober::new(Arc::clone(runtime));
         Self { executor, watch, steps: FuturesUnordered::new(), prober, tests: FuturesUnordered::new() }
@@ -184,6 +188,7 @@ impl<R: ContainerRuntime> Worker<R> {
         runtime: Arc<R>,
         identity: Identity,
         checkpoint: Option<Checkpoint>,
+        files: Files,
     ) -> (Self, WorkerHandle) {
         let clock = Clock::start();
         let knows = checkpoint.is_some() || identity.cluster.is_none();
@@ -198,6 +203,8 @@ impl<R: ContainerRuntime> Worker<R> {
             unanswered: Vec::new(),
             publisher: Publisher::new(),
             news_log: NewsLog::default(),
+            files,
+            kept: None,
             term: watch::Sender::new(state.assignments().term()),
             cluster: watch::Sender::new(identity.cluster),
             runtime,
@@ -308,6 +315,7 @@ impl<R: ContainerRuntime> Worker<R> {
                 let verdict = self.state.assign(update);
                 if verdict == Verdict::Accepted {
                     self.journal.note();
+                    self.keep_files();
                 }
                 let _gone = reply.send(verdict);
             }
@@ -315,6 +323,17 @@ impl<R: ContainerRuntime> Worker<R> {
                 let containers = self.state.containers(instance).iter().rev();
                 let _gone = reply.send(containers.map(|container| container.id.clone()).collect());
             }
+        }
+    }
+
+    /// What no assignment names goes from the disk.
+    fn keep_files(&mut self) {
+        let assigned = self.state.assignments().iter();
+        let ids: BTreeSet<_> =
+            assigned.flat_map(|each| each.container.configs.iter().filter_map(|mount| mount.id)).collect();
+        if self.kept.as_ref() != Some(&ids) {
+            self.files.keep_only(ids.clone());
+            self.kept = Some(ids);
         }
     }
 
@@ -346,7 +365,7 @@ impl<R: ContainerRuntime> Worker<R> {
     fn watch_engine(&mut self) {
         if let (None, Some(cluster)) = (&self.engine, self.identity.cluster) {
             let owner = Owner { cluster, node: self.identity.node };
-            self.engine = Some(Engine::new(&self.runtime, owner));
+            self.engine = Some(Engine::new(&self.runtime, owner, self.files.clone()));
         }
     }
 

@@ -68,6 +68,7 @@ fn config(number: u64) -> ContainerConfig {
         container: ContainerSpec { stop_grace: Duration::from_secs(10), ..ContainerSpec::new("web") },
         resources: ResourceRequirements::default(),
         ports: Vec::new(),
+        files: Vec::new(),
     }
 }
 

@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::{
     command::{
-        apply, cluster, completions, context, events, explain, logs, node, plan, rebalance, service,
+        apply, cluster, completions, context, events, exec, explain, logs, node, plan, rebalance, service,
         simulate, stack, top, version,
     },
     output::Format,
@@ -26,6 +26,7 @@ Most used:
   skein service ps NAME                  the instances of a service: where, in which phase, why not
   skein service scale NAME=5             change the number of instances
   skein logs -f NAME                     follow what its containers write
+  skein exec -it NAME -- sh              a shell in one of its containers
   skein events -w                        watch what happens in the cluster
   skein node ls                          the machines
   skein node drain NODE                  move everything away from a machine
@@ -115,6 +116,7 @@ pub enum Command {
     #[command(subcommand, visible_alias = "nodes")]
     Node(node::Command),
     Logs(logs::Args),
+    Exec(exec::Args),
     Events(events::Args),
     #[command(subcommand)]
     Explain(explain::Command),

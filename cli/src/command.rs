@@ -5,6 +5,7 @@ pub mod cluster;
 pub mod completions;
 pub mod context;
 pub mod events;
+pub mod exec;
 pub mod explain;
 pub mod logs;
 pub mod node;
@@ -30,6 +31,7 @@ pub async fn run(app: &App, command: Command) -> Result<(), Failure> {
         Command::Stack(command) => stack::run(app, command).await,
         Command::Node(command) => node::run(app, command).await,
         Command::Logs(args) => logs::run(app, args).await,
+        Command::Exec(args) => exec::run(app, args).await,
         Command::Events(args) => events::run(app, args).await,
         Command::Explain(command) => explain::run(app, command).await,
         Command::Cluster(command) => cluster::run(app, command).await,

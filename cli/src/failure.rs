@@ -44,6 +44,8 @@ pub enum Failure {
     Changes,
     /// No plan could be made.
     NoPlan(Box<Failure>),
+    /// What a command that was run ended with; it has spoken for itself.
+    Command(u8),
     /// Standard output cannot be written.
     Output(io::Error),
 }
@@ -162,6 +164,7 @@ impl fmt::Display for Failure {
                 Ok(())
             }
             Self::Changes => f.write_str("something would change"),
+            Self::Command(code) => write!(f, "exit code {code}"),
             Self::NoPlan(why) => why.fmt(f),
             Self::Refused(refusal) => refusal.fmt(f),
             Self::Output(error) => write!(f, "standard output: {error}"),
@@ -176,6 +179,7 @@ impl Failure {
             Self::Unreachable(_) => EXIT_UNREACHABLE,
             Self::NotConverged(_) | Self::Halted(_) => EXIT_NOT_CONVERGED,
             Self::Changes => EXIT_CHANGES,
+            Self::Command(code) => *code,
             Self::NoPlan(_) => EXIT_NO_PLAN,
             // The reader went away, as `head` does: nothing failed.
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
@@ -185,7 +189,7 @@ impl Failure {
 
     /// Whether there is nobody left to tell.
     pub fn is_silent(&self) -> bool {
-        matches!(self, Self::Changes)
+        matches!(self, Self::Changes | Self::Command(_))
             || matches!(self, Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe)
     }
 

@@ -17,6 +17,8 @@ pub struct Terminal {
     pub height: Option<usize>,
     /// Says only results and failures.
     pub quiet: bool,
+    /// These are the process's own standard streams.
+    pub is_standard: bool,
 }
 
 impl Terminal {
@@ -30,6 +32,7 @@ impl Terminal {
             width: size.map(|(width, _)| usize::from(width.0)),
             height: size.map(|(_, height)| usize::from(height.0)),
             quiet,
+            is_standard: true,
         }
     }
 
@@ -43,6 +46,7 @@ impl Terminal {
             width: None,
             height: None,
             quiet,
+            is_standard: false,
         }
     }
 
@@ -51,8 +55,16 @@ impl Terminal {
     /// # Errors
     /// When standard output is closed or full.
     pub fn print(&self, text: &str) -> io::Result<()> {
+        self.print_bytes(text.as_bytes())
+    }
+
+    /// A result that may not be text.
+    ///
+    /// # Errors
+    /// When standard output is closed or full.
+    pub fn print_bytes(&self, bytes: &[u8]) -> io::Result<()> {
         let mut out = self.out.borrow_mut();
-        out.write_all(text.as_bytes())?;
+        out.write_all(bytes)?;
         out.flush()
     }
 
@@ -78,8 +90,13 @@ impl Terminal {
 
     /// Raw text to standard error.
     pub fn say_raw(&self, text: &str) {
+        self.say_bytes(text.as_bytes());
+    }
+
+    /// As [`Terminal::say_raw`], of what may not be text.
+    pub fn say_bytes(&self, bytes: &[u8]) {
         let mut err = self.err.borrow_mut();
-        let _ = err.write_all(text.as_bytes());
+        let _ = err.write_all(bytes);
         let _ = err.flush();
     }
 }

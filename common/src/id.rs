@@ -104,6 +104,8 @@ id!(/// A node: chosen by the agent at its first start and kept in its data fold
     NodeId);
 id!(/// A service.
     ServiceId);
+id!(/// A config; its content never changes.
+    ConfigId);
 id!(/// One placement of one slot of a service.
     InstanceId);
 id!(/// One stream of one agent to one leader.

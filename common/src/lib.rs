@@ -6,6 +6,7 @@
 
 pub mod assignment;
 pub mod cluster;
+pub mod config;
 pub mod constraint;
 pub mod error;
 pub mod event;
@@ -22,6 +23,6 @@ pub mod usage;
 
 pub use cluster::Revision;
 pub use error::{FieldViolation, Violations};
-pub use id::{ClusterId, InstanceId, NodeId, ServiceId, SessionId};
+pub use id::{ClusterId, ConfigId, InstanceId, NodeId, ServiceId, SessionId};
 pub use resources::Resources;
 pub use time::Timestamp;

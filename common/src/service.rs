@@ -31,8 +31,8 @@ pub use self::update::{
     DEFAULT_MONITOR, DEFAULT_PROGRESS_DEADLINE, Disruption, FailureAction, KEPT_GENERATIONS, UpdateOrder,
     UpdatePolicy,
 };
-use crate::Resources;
 pub use crate::placement::PlacementPolicy;
+use crate::{Resources, config::ConfigMount};
 
 /// SIGTERM to SIGKILL when the spec says nothing (Docker's and Swarm's default).
 pub const DEFAULT_STOP_GRACE: Duration = Duration::from_secs(10);
@@ -180,6 +180,9 @@ pub struct ContainerSpec {
     pub sysctls: BTreeMap<String, String>,
     #[serde(default)]
     pub ulimits: Vec<Ulimit>,
+    /// Files from the cluster's configs.
+    #[serde(default)]
+    pub configs: Vec<ConfigMount>,
 }
 
 /// A limit of the container's processes (setrlimit(2)); -1 = unlimited.
@@ -329,6 +332,7 @@ impl ContainerSpec {
             dns_options: Vec::new(),
             sysctls: BTreeMap::new(),
             ulimits: Vec::new(),
+            configs: Vec::new(),
         }
     }
 }

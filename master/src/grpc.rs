@@ -6,6 +6,7 @@
 
 pub mod agent;
 pub mod cluster;
+pub mod config;
 pub mod decode;
 pub mod event;
 mod explain;
@@ -22,7 +23,7 @@ pub mod write;
 
 use tonic::{Response, Status};
 
-use crate::{leadership::Seat, logs::LogCalls, store::Store};
+use crate::{exec::ExecCalls, leadership::Seat, logs::LogCalls, store::Store};
 use proxy::Proxy;
 use watch::Watches;
 
@@ -36,6 +37,7 @@ pub struct Api {
     watches: Watches,
     proxy: Proxy,
     logs: LogCalls,
+    exec: ExecCalls,
 }
 
 impl Api {
@@ -43,6 +45,7 @@ impl Api {
     pub fn new(store: Store, seat: Seat, watches: Watches) -> Self {
         let proxy = Proxy::new(store.clone(), seat.clone());
         let logs = LogCalls::new(store.clone(), proxy.clone());
-        Self { store, seat, watches, proxy, logs }
+        let exec = ExecCalls::new(store.clone(), proxy.clone());
+        Self { store, seat, watches, proxy, logs, exec }
     }
 }

@@ -22,6 +22,7 @@ use crate::{
         observer::{Observer, Reports},
         planner::Planner,
     },
+    exec::ExecDesk,
     logs::LogDesk,
     sessions::{dispatcher::Dispatcher, registry::Registry},
     store::{MemberNode, Store},
@@ -48,6 +49,7 @@ pub struct Leading {
     pub reports: Reports,
     pub usage: UsageStore,
     pub logs: LogDesk,
+    pub exec: ExecDesk,
     tracker: TaskTracker,
     stop: CancellationToken,
 }
@@ -199,6 +201,7 @@ async fn sit_down(bench: Bench, term: u64, tracker: TaskTracker, stop: Cancellat
         reports,
         usage: UsageStore::default(),
         logs: LogDesk::default(),
+        exec: ExecDesk::default(),
         tracker: tracker.clone(),
         stop: stop.clone(),
     });

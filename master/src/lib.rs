@@ -6,6 +6,7 @@
 pub mod clock;
 pub mod config;
 pub mod controllers;
+pub mod exec;
 pub mod gather;
 pub mod grpc;
 pub mod leadership;

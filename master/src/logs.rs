@@ -152,7 +152,7 @@ impl LogCalls {
     pub async fn stream(&self, request: Request<v1::StreamLogsRequest>) -> Result<LogStream, CallError> {
         let permit = self.permits.clone().try_acquire_owned();
         let permit = permit.map_err(|_| CallError::TooMany { what: "calls for logs", limit: MAX_CALLS })?;
-        let lines: LogStream = match self.proxy.answerer(&request).await? {
+        let lines: LogStream = match self.proxy.answerer_apart(&request).await? {
             Answerer::There(channel) => {
                 let call =
                     InstanceServiceClient::new(channel).stream_logs(hand_on(request.into_inner())).await;

@@ -10,9 +10,9 @@ use futures_util::TryStreamExt as _;
 use skein_master_core::liveness::LivenessConfig;
 use skein_proto::v1::{
     agent_service_server::AgentServiceServer, cluster_service_server::ClusterServiceServer,
-    event_service_server::EventServiceServer, instance_service_server::InstanceServiceServer,
-    node_service_server::NodeServiceServer, service_service_server::ServiceServiceServer,
-    usage_service_server::UsageServiceServer,
+    config_service_server::ConfigServiceServer, event_service_server::EventServiceServer,
+    instance_service_server::InstanceServiceServer, node_service_server::NodeServiceServer,
+    service_service_server::ServiceServiceServer, usage_service_server::UsageServiceServer,
 };
 use tokio::{net::TcpListener, task::JoinHandle, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -274,6 +274,7 @@ async fn api_routes(api: Arc<Api>, limits: &Limits) -> Result<Routes, StartError
         .add_service(InstanceServiceServer::from_arc(api.clone()).max_decoding_message_size(bytes))
         .add_service(NodeServiceServer::from_arc(api.clone()).max_decoding_message_size(bytes))
         .add_service(ClusterServiceServer::from_arc(api.clone()).max_decoding_message_size(bytes))
+        .add_service(ConfigServiceServer::from_arc(api.clone()).max_decoding_message_size(bytes))
         .add_service(EventServiceServer::from_arc(api.clone()).max_decoding_message_size(bytes))
         .add_service(UsageServiceServer::from_arc(api.clone()).max_decoding_message_size(bytes))
         .add_service(
@@ -290,6 +291,7 @@ const SERVICES: &[&str] = &[
     <InstanceServiceServer<Api> as NamedService>::NAME,
     <NodeServiceServer<Api> as NamedService>::NAME,
     <ClusterServiceServer<Api> as NamedService>::NAME,
+    <ConfigServiceServer<Api> as NamedService>::NAME,
     <EventServiceServer<Api> as NamedService>::NAME,
     <UsageServiceServer<Api> as NamedService>::NAME,
     <AgentServiceServer<Api> as NamedService>::NAME,

@@ -12,7 +12,10 @@ use skein_proto::InvalidMessage;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
 
-use crate::store::{Compacted, MembershipError, ProposeError, ReadError};
+use crate::{
+    exec::ExecError,
+    store::{Compacted, MembershipError, ProposeError, ReadError},
+};
 
 /// `ErrorInfo.domain` of every error.
 pub const DOMAIN: &str = "skein.io";
@@ -55,6 +58,8 @@ pub enum CallError {
     TooMany { what: &'static str, limit: usize },
     #[error("{0}")]
     Session(#[from] SessionError),
+    #[error(transparent)]
+    Exec(#[from] ExecError),
     #[error("this master is stopping")]
     Stopping,
     /// The leader's answer, handed on.
@@ -91,6 +96,8 @@ pub enum SessionError {
     Oversized { bytes: usize, limit: usize },
     #[error("no log stream {id:?} has been asked for")]
     UnknownLogStream { id: String },
+    #[error("no command {id:?} has been asked for")]
+    UnknownExecStream { id: String },
 }
 
 /// What a stream of a peer that broke off means: a message that cannot be read is the peer's fault
@@ -195,6 +202,7 @@ impl From<CallError> for Status {
                 .with("limit", limit)
                 .retry_after(CONGESTION_WAIT),
             CallError::Session(error) => session(error),
+            CallError::Exec(error) => not_run(error),
             CallError::Stopping => {
                 Verdict::new(Code::Unavailable, "STOPPING").retry_after(Duration::from_millis(100))
             }
@@ -261,6 +269,18 @@ fn not_a_member(error: &MembershipError) -> Verdict {
     }
 }
 
+fn not_run(error: &ExecError) -> Verdict {
+    let (code, reason) = match error {
+        ExecError::NotRunning { .. } | ExecError::NoneRunning { .. } => {
+            (Code::FailedPrecondition, "NOT_RUNNING")
+        }
+        ExecError::Unreachable { .. } => (Code::Unavailable, "NODE_UNREACHABLE"),
+        ExecError::Refused(_) => (Code::FailedPrecondition, "EXEC_REFUSED"),
+        ExecError::Lost { .. } => (Code::Unavailable, "EXEC_LOST"),
+    };
+    Verdict::new(code, reason)
+}
+
 fn session(error: &SessionError) -> Verdict {
     let (code, reason) = match error {
         SessionError::NoHello { .. } => (Code::InvalidArgument, "NO_HELLO"),
@@ -274,7 +294,9 @@ fn session(error: &SessionError) -> Verdict {
         SessionError::Silent { .. } => (Code::DeadlineExceeded, "SILENT"),
         SessionError::NotReading => (Code::Aborted, "SLOW_CONSUMER"),
         SessionError::Oversized { .. } => (Code::ResourceExhausted, "OVERSIZED"),
-        SessionError::UnknownLogStream { .. } => (Code::NotFound, "NOT_FOUND"),
+        SessionError::UnknownLogStream { .. } | SessionError::UnknownExecStream { .. } => {
+            (Code::NotFound, "NOT_FOUND")
+        }
     };
     Verdict::new(code, reason)
 }

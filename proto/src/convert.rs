@@ -5,6 +5,7 @@
 
 mod assignment;
 mod cluster;
+mod config;
 mod hello;
 mod instance;
 mod job;

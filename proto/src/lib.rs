@@ -17,6 +17,12 @@ pub use convert::InvalidMessage;
 /// All messages and services of `skein.v1` with what they import, for reflection.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/skein.bin"));
 /// Version of the agent protocol spoken by this build.
+/// Bytes of stdin on their way to a command, beyond which a sender waits: less than any window of the
+/// transport, in which a cancel could not be heard.
+pub const STDIN_WINDOW: usize = 128 * 1024;
+/// Pieces it is sent in.
+pub const STDIN_PIECE: usize = 32 * 1024;
+
 pub const AGENT_PROTOCOL: u32 = 1;
 /// Largest message either side of any stream accepts, in bytes.
 pub const MAX_MESSAGE_BYTES: usize = 16 * 1024 * 1024;

@@ -5,6 +5,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use proptest::prelude::*;
+use skein_common::config::ConfigMount;
 use skein_common::{
     Resources, Timestamp, Violations,
     assignment::{Assignment, AssignmentContent, AssignmentUpdate, Known},
@@ -74,6 +75,10 @@ prop_compose! {
             dns_options: vec!["ndots:1".into()],
             sysctls: [("net.core.somaxconn".into(), "1024".into())].into(),
             ulimits: vec![Ulimit { name: "nofile".into(), soft: 1024, hard: -1 }],
+            configs: vec![ConfigMount {
+                config: "app".into(), target: "/etc/app".into(), uid: 7, gid: 8,
+                id: read_only.then(|| skein_common::ConfigId::from_random(9)), mode: read_only.then_some(0o440),
+            }],
         }
     }
 }

@@ -111,6 +111,12 @@ impl Cluster {
         self.masters[index].name.clone()
     }
 
+    /// A client of this master alone, over a connection of its own.
+    #[must_use]
+    pub fn client_of(&self, index: usize) -> Client {
+        Client::new([self.masters[index].api.address()])
+    }
+
     /// As `kill -9`: nothing is said, nothing is finished.
     ///
     /// # Errors

@@ -158,7 +158,9 @@ async fn grpc_asks_for_a_service() {
 async fn programs_end_hang_and_are_not_piled_up() {
     let engine = FakeRuntime::new();
     let owner = Owner { cluster: ClusterId::from_random(1), node: NodeId::from_random(1) };
-    let executor = Executor::new(Arc::new(engine.clone()), owner);
+    let (_connection, leader) = tokio::sync::watch::channel(crate::session::Connection::default());
+    let files = crate::files::Files::new(None, owner.node, leader);
+    let executor = Executor::new(Arc::new(engine.clone()), owner, files);
     let test = || ProbeTest::Exec(vec!["check".to_owned()]);
     let create = Action::Create { assignment: assignment(test()), attempt: 1 };
     executor.clone().carry_out(create).await;

@@ -7,6 +7,7 @@
 mod body;
 mod call_error;
 mod cgroup;
+mod command;
 mod connection;
 mod events;
 mod exec;
@@ -41,8 +42,8 @@ use self::call_error::CallError;
 use self::connection::Connection;
 pub use self::connection::{InvalidHost, Limits};
 use super::{
-    ContainerConfig, ContainerRuntime, ContainerSample, ContainerView, ExecEnd, LogLine, LogQuery, Owner,
-    RuntimeError, RuntimeEvent, container_name,
+    ContainerConfig, ContainerRuntime, ContainerSample, ContainerView, Exec, ExecCommand, ExecEnd, LogLine,
+    LogQuery, Owner, RuntimeError, RuntimeEvent, TerminalSize, container_name,
 };
 
 /// Questions to the engine at the same time while listing.
@@ -266,6 +267,22 @@ impl ContainerRuntime for DockerRuntime {
 
     fn logs(&self, id: &str, query: LogQuery) -> BoxStream<'static, Result<LogLine, RuntimeError>> {
         logs::logs(self.connection.clone(), id.to_owned(), query)
+    }
+
+    async fn exec(&self, id: &str, command: &ExecCommand) -> Result<Exec, RuntimeError> {
+        command::exec(&self.connection, id, command).await
+    }
+
+    async fn resize_exec(&self, exec: &str, size: TerminalSize) -> Result<(), RuntimeError> {
+        command::resize(&self.connection, exec, size).await
+    }
+
+    async fn exec_exit(&self, exec: &str) -> Result<i32, RuntimeError> {
+        command::exit(&self.connection, exec).await
+    }
+
+    async fn end_exec(&self, exec: &str) -> Result<(), RuntimeError> {
+        command::end(&self.connection, exec).await
     }
 }
 

@@ -4,6 +4,7 @@
 //! another's containers, events after each change. What goes wrong is said by [`Faults`].
 //! Deliberately not here: processes; a container runs because it says so.
 
+mod command;
 mod engine;
 
 use std::{
@@ -19,10 +20,13 @@ use tokio::{
 };
 use tokio_stream::wrappers::BroadcastStream;
 
-use self::engine::{Engine, FakeContainer};
+use self::{
+    command::Execs,
+    engine::{Engine, FakeContainer},
+};
 use super::{
-    ContainerConfig, ContainerRuntime, ContainerSample, ContainerStatus, ContainerView, ExecEnd, Health,
-    LogLine, LogQuery, Owner, RuntimeError, RuntimeEvent,
+    ContainerConfig, ContainerRuntime, ContainerSample, ContainerStatus, ContainerView, Exec, ExecCommand,
+    ExecEnd, Health, LogLine, LogQuery, Owner, RuntimeError, RuntimeEvent, TerminalSize,
 };
 use crate::clock::Clock;
 
@@ -90,6 +94,7 @@ pub struct FakeRuntime {
 struct Shared {
     clock: Clock,
     engine: Mutex<Engine>,
+    execs: Execs,
     events: broadcast::Sender<(Owner, RuntimeEvent)>,
     /// Moves with every change; predicates of tests wait on it.
     changes: watch::Sender<u64>,
@@ -108,6 +113,7 @@ impl FakeRuntime {
         let shared = Shared {
             clock: Clock::start(),
             engine: Mutex::default(),
+            execs: Execs::default(),
             events: broadcast::Sender::new(EVENTS),
             changes: watch::Sender::new(0),
         };
@@ -201,6 +207,19 @@ impl FakeRuntime {
         drop(engine);
         self.changed();
         said
+    }
+
+    /// Commands that run in containers, of every owner.
+    #[must_use]
+    pub fn commands(&self) -> usize {
+        self.shared.execs.running()
+    }
+
+    /// Ends when this container does not run.
+    async fn container_ended(&self, id: &str) {
+        let mut changes = self.changes();
+        let runs = || self.engine().get_mut(id).is_some_and(|one| one.view.status.is_running());
+        let _engine_is_gone = changes.wait_for(|_| !runs()).await;
     }
 
     fn changed(&self) {
@@ -444,5 +463,27 @@ impl ContainerRuntime for FakeRuntime {
         let wanted =
             move |line: &Result<LogLine, RuntimeError>| line.as_ref().map_or(true, |l| l.at >= since);
         lines.filter(move |line| std::future::ready(wanted(line))).boxed()
+    }
+
+    async fn exec(&self, id: &str, command: &ExecCommand) -> Result<Exec, RuntimeError> {
+        self.call(|_| Duration::ZERO, |_| {}).await?;
+        let runs = self.engine().get_mut(id).map(|container| container.view.status.is_running());
+        match runs {
+            Some(true) => Ok(self.shared.execs.start(self, id, command)),
+            Some(false) => Err(RuntimeError::Failed(format!("container {id} is not running"))),
+            None => Err(RuntimeError::NotFound(id.to_owned())),
+        }
+    }
+
+    async fn resize_exec(&self, exec: &str, size: TerminalSize) -> Result<(), RuntimeError> {
+        self.shared.execs.resize(exec, size)
+    }
+
+    async fn exec_exit(&self, exec: &str) -> Result<i32, RuntimeError> {
+        self.shared.execs.exit(exec).await
+    }
+
+    async fn end_exec(&self, exec: &str) -> Result<(), RuntimeError> {
+        self.shared.execs.end(exec)
     }
 }

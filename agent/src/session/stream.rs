@@ -23,6 +23,7 @@ use tonic::{Status, Streaming, transport::Channel};
 
 use super::telling::Told;
 use crate::{
+    exec::ExecServer,
     logs::LogPusher,
     runtime::ContainerRuntime,
     usage::UsageReport,
@@ -79,12 +80,14 @@ pub(crate) struct Parts<R> {
     pub(crate) worker: WorkerHandle,
     pub(crate) usage: watch::Receiver<UsageReport>,
     pub(crate) logs: LogPusher<R>,
+    pub(crate) exec: ExecServer<R>,
 }
 
 /// A stream on which the agent has been welcomed.
 pub(crate) struct Stream<'a, R> {
     parts: &'a mut Parts<R>,
-    channel: Channel,
+    /// The master's.
+    address: &'a str,
     inbound: Streaming<v1::SessionResponse>,
     outbox: mpsc::Sender<v1::SessionRequest>,
     holdings: watch::Receiver<Holdings>,
@@ -100,18 +103,19 @@ pub(crate) struct Stream<'a, R> {
 }
 
 /// Says Hello; everything the node holds is told with it.
-pub(crate) async fn open<R: ContainerRuntime>(
+pub(crate) async fn open<'a, R: ContainerRuntime>(
     channel: Channel,
+    address: &'a str,
     hello: Hello,
-    parts: &mut Parts<R>,
-) -> Result<Stream<'_, R>, End> {
+    parts: &'a mut Parts<R>,
+) -> Result<Stream<'a, R>, End> {
     let mut holdings = parts.worker.holdings();
     let held = holdings.borrow_and_update().clone();
     let (told, instances) = Told::everything(&held.news);
     let (outbox, messages) = mpsc::channel(OUTBOX);
     let hello = session_request::Message::Hello(v1::Hello::from(&Hello { instances, ..hello }));
     outbox.try_send(v1::SessionRequest { message: Some(hello) }).map_err(|_| End::Ending)?;
-    let mut client = AgentServiceClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES);
+    let mut client = AgentServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
     let greeted = async {
         let answer = client.session(ReceiverStream::new(messages)).await.map_err(refused)?;
         let mut inbound = answer.into_inner();
@@ -133,7 +137,7 @@ pub(crate) async fn open<R: ContainerRuntime>(
     parts.usage.mark_changed();
     Ok(Stream {
         parts,
-        channel,
+        address,
         inbound,
         outbox,
         holdings,
@@ -259,7 +263,11 @@ impl<R: ContainerRuntime> Stream<'_, R> {
             Message::Set(set) => self.assign(set.try_into()?).await,
             Message::Delta(delta) => self.assign(delta.try_into()?).await,
             Message::StartLogs(start) => {
-                self.parts.logs.start(self.channel.clone(), start);
+                self.parts.logs.start(self.address, start);
+                Ok(())
+            }
+            Message::StartExec(start) => {
+                self.parts.exec.start(self.address, start);
                 Ok(())
             }
             Message::Redirect(v1::Redirect { leader, masters }) => Err(End::Redirected { leader, masters }),

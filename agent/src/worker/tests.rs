@@ -14,6 +14,7 @@ use super::*;
 use crate::{
     checkpoint::{self, Loaded},
     runtime::fake::{FakeRuntime, Faults},
+    session::Connection,
 };
 
 const SOON: Duration = Duration::from_secs(3600);
@@ -53,7 +54,8 @@ struct Running {
 
 impl Running {
     fn start(engine: &FakeRuntime, identity: Identity, checkpoint: Option<Checkpoint>) -> Self {
-        let (worker, handle) = Worker::new(Arc::new(engine.clone()), identity, checkpoint);
+        let files = Files::new(None, identity.node, watch::channel(Connection::default()).1);
+        let (worker, handle) = Worker::new(Arc::new(engine.clone()), identity, checkpoint, files);
         let stop = CancellationToken::new();
         let task = tokio::spawn(worker.run(stop.clone()));
         Self { handle, stop, task, generation: 0 }

@@ -8,6 +8,7 @@
 #![allow(clippy::expect_used)]
 
 mod conflicts;
+mod exec;
 mod life;
 mod logs;
 mod mapping;

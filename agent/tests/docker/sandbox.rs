@@ -134,6 +134,7 @@ pub fn sample() -> ContainerConfig {
         container: ContainerSpec { stop_grace: Duration::from_secs(10), ..ContainerSpec::new(IMAGE) },
         resources: ResourceRequirements::default(),
         ports: Vec::new(),
+        files: Vec::new(),
     }
 }
 

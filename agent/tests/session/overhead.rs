@@ -68,7 +68,8 @@ async fn bare_start(runtime: &DockerRuntime, owner: Owner, round: u64) -> f64 {
     };
     let mut container = wanted.container;
     container.image = IMAGE.to_owned();
-    let config = ContainerConfig { identity, container, resources: wanted.resources, ports: Vec::new() };
+    let (resources, ports, files) = (wanted.resources, Vec::new(), Vec::new());
+    let config = ContainerConfig { identity, container, resources, ports, files };
     // Another node's, so that the agent does not see it.
     let owner = Owner { node: skein_common::NodeId::from_random(4242), ..owner };
     let began = Instant::now();

@@ -67,6 +67,22 @@ impl AgentService for Desk {
         Ok(Response::new(ReceiverStream::new(messages)))
     }
 
+    async fn fetch_config(
+        &self,
+        _: Request<v1::FetchConfigRequest>,
+    ) -> Result<Response<v1::FetchConfigResponse>, Status> {
+        Err(Status::unimplemented("no test asks for it"))
+    }
+
+    type ServeExecStream = ReceiverStream<Result<v1::ServeExecResponse, Status>>;
+
+    async fn serve_exec(
+        &self,
+        _: Request<Streaming<v1::ServeExecRequest>>,
+    ) -> Result<Response<Self::ServeExecStream>, Status> {
+        Err(Status::unimplemented("no test asks for it"))
+    }
+
     async fn push_logs(
         &self,
         request: Request<Streaming<v1::PushLogsRequest>>,

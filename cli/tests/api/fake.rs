@@ -22,7 +22,7 @@ use tokio_stream::{
     Stream,
     wrappers::{ReceiverStream, TcpListenerStream},
 };
-use tonic::{Code, Request, Response, Status, transport::Server};
+use tonic::{Code, Request, Response, Status, Streaming, transport::Server};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -312,6 +312,34 @@ impl ServiceService for Fake {
 impl InstanceService for Fake {
     type WatchInstancesStream = Words<v1::WatchInstancesResponse>;
     type StreamLogsStream = Words<v1::StreamLogsResponse>;
+    type ExecStream = Words<v1::ExecResponse>;
+
+    /// `web` answers, `gone` loses the connection, others do not run.
+    async fn exec(&self, request: Request<Streaming<v1::ExecRequest>>) -> Answer<Self::ExecStream> {
+        let first = request.into_inner().message().await?.and_then(|first| first.message);
+        let Some(v1::exec_request::Message::Start(start)) = first else {
+            return Err(Status::invalid_argument("start"));
+        };
+        drop(self.call("exec", format!("{:?} {:?}", start.command, start.environment))?);
+        use v1::exec_response::Message as Said;
+        let said = match start.target.as_str() {
+            "web" => {
+                let exit = Said::Exit(v1::ExecExit { code: 3 });
+                vec![Said::Stdout("out\n".into()), Said::Stderr("err\n".into()), exit]
+            }
+            "gone" => vec![Said::Stdout("half".into())],
+            name => {
+                return Err(status(Code::FailedPrecondition, "NOT_RUNNING", &format!("{name} does not run")));
+            }
+        };
+        let started = Said::Started(v1::ExecStarted::default());
+        let all = [started].into_iter().chain(said);
+        let (sender, answers) = mpsc::channel(8);
+        for message in all {
+            sender.try_send(Ok(v1::ExecResponse { message: Some(message) })).expect("room");
+        }
+        Ok(Response::new(Box::pin(ReceiverStream::new(answers))))
+    }
 
     async fn get_instance(
         &self,

@@ -178,6 +178,9 @@ fn check_container(container: &ContainerSpec, found: &mut Violations) {
             format!("{:?} is not an absolute path", container.working_dir),
         );
     }
+    for (position, mount) in container.configs.iter().enumerate() {
+        mount.check(&format!("spec.container.configs[{position}]"), found);
+    }
     for name in container.environment.keys() {
         if name.is_empty() || name.contains(['=', '\0']) {
             found.add("spec.container.environment", format!("{name:?} is not a variable name"));

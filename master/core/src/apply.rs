@@ -9,6 +9,7 @@
 //! (parts of a plan or of a report that no longer fit are skipped: they are conclusions, not wishes).
 
 mod cluster;
+mod config;
 mod devices;
 mod job;
 mod judge;
@@ -37,6 +38,8 @@ use crate::{
 
 /// Events kept; the oldest go first.
 pub const MAX_EVENTS: usize = 10_000;
+
+pub(crate) use config::users as config_users;
 
 type Answer = Result<Outcome, Rejection>;
 
@@ -82,6 +85,8 @@ impl Step<'_> {
             CommandKind::ControlSchedule { id, expected, suspend } => {
                 schedule::control(self, *id, *expected, *suspend)
             }
+            CommandKind::CreateConfig { id, spec } => config::create(self, *id, spec),
+            CommandKind::DeleteConfig { id } => config::delete(self, *id),
             CommandKind::RegisterNode { id, description, incarnation } => {
                 node::register(self, *id, description, *incarnation)
             }

@@ -8,8 +8,9 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 use skein_common::{
-    ClusterId, FieldViolation, InstanceId, NodeId, Revision, ServiceId, Timestamp,
+    ClusterId, ConfigId, FieldViolation, InstanceId, NodeId, Revision, ServiceId, Timestamp,
     cluster::{ClusterConfig, RebalanceGoal},
+    config::ConfigSpec,
     instance::{Desired, PortBinding, Slot},
     node::{Availability, Liveness, NodeDescription},
     placement::DeviceShare,
@@ -46,6 +47,8 @@ pub enum Actor {
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+// A plan is most of what is in the log; a box would cost every one of them.
+#[allow(clippy::large_enum_variant)]
 pub enum CommandKind {
     /// The first command of a cluster; repeated ones change nothing.
     FormCluster {
@@ -89,6 +92,14 @@ pub enum CommandKind {
         id: ServiceId,
         expected: Option<Revision>,
         suspend: bool,
+    },
+    CreateConfig {
+        id: ConfigId,
+        spec: Arc<ConfigSpec>,
+    },
+    /// Refused while a spec that is held names it.
+    DeleteConfig {
+        id: ConfigId,
     },
     /// An agent said Hello.
     RegisterNode {
@@ -309,6 +320,7 @@ pub enum Outcome {
     /// The object as the caller will find it at the command's revision.
     Service(ServiceId),
     Node(NodeId),
+    Config(ConfigId),
     Cluster(ClusterId),
     Done,
 }
@@ -337,6 +349,7 @@ pub enum ObjectKind {
     Instance,
     Node,
     Event,
+    Config,
 }
 
 impl fmt::Display for ObjectKind {
@@ -347,6 +360,7 @@ impl fmt::Display for ObjectKind {
             Self::Instance => "instance",
             Self::Node => "node",
             Self::Event => "event",
+            Self::Config => "config",
         })
     }
 }

@@ -15,8 +15,9 @@ use std::sync::Arc;
 use imbl::{OrdMap, OrdSet};
 use serde::{Deserialize, Serialize};
 use skein_common::{
-    ClusterId, InstanceId, NodeId, Resources, Revision, ServiceId, Timestamp,
+    ClusterId, ConfigId, InstanceId, NodeId, Resources, Revision, ServiceId, Timestamp,
     cluster::{ClusterConfig, RebalanceRun},
+    config::Config,
     event::Event,
     instance::{Instance, Slot},
     node::Node,
@@ -39,6 +40,7 @@ pub struct ClusterState {
     /// Specs that instances still run, or that the service holds now.
     pub(crate) specs: OrdMap<(ServiceId, Generation), Arc<ServiceSpec>>,
     pub(crate) nodes: OrdMap<NodeId, Arc<Node>>,
+    pub(crate) configs: OrdMap<ConfigId, Arc<Config>>,
     pub(crate) instances: OrdMap<InstanceId, Arc<Instance>>,
     pub(crate) events: OrdMap<u64, Arc<Event>>,
     pub(crate) last_event: u64,
@@ -67,6 +69,7 @@ pub struct Settings {
 pub(crate) struct Index {
     pub(crate) services_by_name: OrdMap<String, ServiceId>,
     pub(crate) nodes_by_name: OrdMap<String, NodeId>,
+    pub(crate) configs_by_name: OrdMap<String, ConfigId>,
     /// Published ports that every node's balancer listens on.
     pub(crate) ingress_ports: OrdMap<(Protocol, u16), ServiceId>,
     /// Services that must be away from the one with this name.

@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
+use skein_common::config::Content;
+use skein_master_core::ClusterState;
 use skein_proto::v1::{self, agent_service_server::AgentService, session_response::Message};
-use tonic::{Request, Response, Streaming};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
 
 use super::{Answer, Api};
 use crate::{
@@ -38,4 +41,35 @@ impl AgentService for Api {
         leading.logs.receive(request.into_inner(), leading.stopped()).await?;
         Ok(Response::new(v1::PushLogsResponse {}))
     }
+
+    async fn fetch_config(
+        &self,
+        request: Request<v1::FetchConfigRequest>,
+    ) -> Answer<v1::FetchConfigResponse> {
+        let request = request.into_inner();
+        let leading = self.seat.taken().await.ok_or(CallError::NoLeader)?;
+        let state = leading.store.snapshot();
+        let content = config_of(&state, &request)
+            .ok_or_else(|| Status::permission_denied("no instance of this node names this config"))?;
+        Ok(Response::new(v1::FetchConfigResponse { content: content.to_vec().into() }))
+    }
+
+    type ServeExecStream = ReceiverStream<Result<v1::ServeExecResponse, Status>>;
+
+    async fn serve_exec(
+        &self,
+        request: Request<Streaming<v1::ServeExecRequest>>,
+    ) -> Answer<Self::ServeExecStream> {
+        let leading = self.seat.taken().await.ok_or(CallError::NoLeader)?;
+        Ok(Response::new(leading.exec.receive(request.into_inner()).await?))
+    }
+}
+
+/// A node is given what its own instances name, and nothing else.
+fn config_of(state: &ClusterState, request: &v1::FetchConfigRequest) -> Option<Content> {
+    let (node, id) = (request.node_id.parse().ok()?, request.config_id.parse().ok()?);
+    let instance = state.instance(request.instance_id.parse().ok()?)?;
+    let spec = state.spec_of(instance).filter(|_| instance.node == Some(node))?;
+    let is_named = spec.container.configs.iter().any(|mount| mount.id == Some(id));
+    state.config(id).filter(|_| is_named).map(|config| config.spec.content.clone())
 }

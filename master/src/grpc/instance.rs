@@ -5,7 +5,7 @@ use std::sync::Arc;
 use skein_common::{NodeId, Revision, ServiceId, instance::Instance};
 use skein_master_core::{ClusterState, Rejection, state::Change};
 use skein_proto::v1::{self, instance_service_server::InstanceService, watch_instances_response::Message};
-use tonic::{Request, Response};
+use tonic::{Request, Response, Streaming};
 
 use super::{
     Answer, Api, explain,
@@ -13,7 +13,7 @@ use super::{
     read, view,
     watch::{Snapshot, Topic, change_type},
 };
-use crate::{logs::LogStream, outbox::Delivery, status::CallError, store::ChangeBatch};
+use crate::{exec::ExecStream, logs::LogStream, outbox::Delivery, status::CallError, store::ChangeBatch};
 
 #[tonic::async_trait]
 impl InstanceService for Api {
@@ -68,6 +68,12 @@ impl InstanceService for Api {
 
     async fn stream_logs(&self, request: Request<v1::StreamLogsRequest>) -> Answer<Self::StreamLogsStream> {
         Ok(Response::new(self.logs.stream(request).await?))
+    }
+
+    type ExecStream = ExecStream;
+
+    async fn exec(&self, request: Request<Streaming<v1::ExecRequest>>) -> Answer<Self::ExecStream> {
+        Ok(Response::new(self.exec.exec(request).await?))
     }
 }
 

@@ -32,6 +32,13 @@ pub enum Answerer {
     There(Channel),
 }
 
+/// Who answers, before a connection is chosen.
+enum Found {
+    Here(Arc<Leading>),
+    /// Address of the leader's API.
+    There(String),
+}
+
 /// The way to the leader.
 #[derive(Debug, Clone)]
 pub struct Proxy {
@@ -49,8 +56,24 @@ impl Proxy {
 
     /// Who answers this call.
     pub async fn answerer<T>(&self, request: &Request<T>) -> Result<Answerer, CallError> {
+        match self.find(request).await? {
+            Found::Here(leading) => Ok(Answerer::Here(leading)),
+            Found::There(address) => Ok(Answerer::There(self.channel(address)?)),
+        }
+    }
+
+    /// As [`Proxy::answerer`], over a connection of its own: a caller of a stream that does not read
+    /// fills its connection's window, and would hold up every other call on it.
+    pub async fn answerer_apart<T>(&self, request: &Request<T>) -> Result<Answerer, CallError> {
+        match self.find(request).await? {
+            Found::Here(leading) => Ok(Answerer::Here(leading)),
+            Found::There(address) => Ok(Answerer::There(dial(&address)?)),
+        }
+    }
+
+    async fn find<T>(&self, request: &Request<T>) -> Result<Found, CallError> {
         if let Some(leading) = self.seat.taken().await {
-            return Ok(Answerer::Here(leading));
+            return Ok(Found::Here(leading));
         }
         if request.metadata().contains_key(MARK) {
             return Err(CallError::NoLeader);
@@ -59,7 +82,7 @@ impl Proxy {
         // Unknown for a moment after the cluster is formed (see `leadership::announce`).
         let address =
             Some(leader.api_address).filter(|address| !address.is_empty()).ok_or(CallError::NoLeader)?;
-        Ok(Answerer::There(self.channel(address)?))
+        Ok(Found::There(address))
     }
 
     fn channel(&self, address: String) -> Result<Channel, CallError> {
@@ -67,16 +90,20 @@ impl Proxy {
         if let Some((_, channel)) = cached.as_ref().filter(|(known, _)| *known == address) {
             return Ok(channel.clone());
         }
-        let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|_| CallError::NoLeader)?;
-        let channel = endpoint
-            .connect_timeout(CONNECT_TIMEOUT)
-            .http2_keep_alive_interval(KEEPALIVE)
-            .keep_alive_timeout(KEEPALIVE)
-            .tcp_nodelay(true)
-            .connect_lazy();
+        let channel = dial(&address)?;
         *cached = Some((address, channel.clone()));
         Ok(channel)
     }
+}
+
+fn dial(address: &str) -> Result<Channel, CallError> {
+    let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|_| CallError::NoLeader)?;
+    let endpoint = endpoint
+        .connect_timeout(CONNECT_TIMEOUT)
+        .http2_keep_alive_interval(KEEPALIVE)
+        .keep_alive_timeout(KEEPALIVE)
+        .tcp_nodelay(true);
+    Ok(endpoint.connect_lazy())
 }
 
 /// The call as it is handed on.

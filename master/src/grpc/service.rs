@@ -257,7 +257,9 @@ fn shown(written: &Written) -> Result<v1::Service, CallError> {
     let gone = || Rejection::NotFound { kind: ObjectKind::Service, id: String::new() };
     let id = match &written.outcome {
         Outcome::Service(id) => *id,
-        Outcome::Node(_) | Outcome::Cluster(_) | Outcome::Done => return Err(gone().into()),
+        Outcome::Node(_) | Outcome::Config(_) | Outcome::Cluster(_) | Outcome::Done => {
+            return Err(gone().into());
+        }
     };
     let service = written.state.service(id).ok_or_else(gone)?;
     Ok(view::service(&written.state, service))

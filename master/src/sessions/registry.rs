@@ -11,7 +11,7 @@ use std::{
 };
 
 use skein_common::{InstanceId, NodeId, SessionId};
-use skein_proto::v1::StartLogs;
+use skein_proto::v1::{StartExec, StartLogs};
 use tokio::sync::Notify;
 
 use crate::status::SessionError;
@@ -20,6 +20,8 @@ use crate::status::SessionError;
 const MAX_CHANGED: usize = 1024;
 /// Log streams that wait to be asked for.
 const MAX_LOGS: usize = 64;
+/// Commands that wait to be asked for.
+const MAX_EXECS: usize = 64;
 
 /// All sessions of one leader.
 #[derive(Debug, Default)]
@@ -43,6 +45,7 @@ pub struct Inbox {
     /// So many changed that it should look at all.
     pub everything: bool,
     pub logs: Vec<StartLogs>,
+    pub execs: Vec<StartExec>,
     /// A newer session of the node took over.
     pub replaced: bool,
 }
@@ -82,6 +85,19 @@ impl Mailbox {
             taken = inbox.logs.len() < MAX_LOGS;
             if taken {
                 inbox.logs.push(start);
+            }
+        });
+        taken
+    }
+
+    /// Asks the agent to serve a command; `false` when too many such wishes wait already.
+    #[must_use]
+    pub fn ask_exec(&self, start: StartExec) -> bool {
+        let mut taken = false;
+        self.put(|inbox| {
+            taken = inbox.execs.len() < MAX_EXECS;
+            if taken {
+                inbox.execs.push(start);
             }
         });
         taken

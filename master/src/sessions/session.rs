@@ -264,6 +264,9 @@ impl<'a> Session<'a> {
         for start in inbox.logs {
             self.send(Message::StartLogs(start)).await?;
         }
+        for start in inbox.execs {
+            self.send(Message::StartExec(start)).await?;
+        }
         let state = self.leading.store.snapshot();
         if state.node(self.entry.mailbox.node).is_none() {
             return Err(SessionError::NodeRemoved.into());

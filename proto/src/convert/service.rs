@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use skein_common::{
     FieldViolation, Resources, Violations,
+    config::ConfigMount,
     service::{
         ContainerSpec, DEFAULT_REPLICAS, DEFAULT_STOP_GRACE, Disruption, HealthTest, Healthcheck, Mode,
         Mount, MountKind, MountOptions, PortSpec, Protocol, Publish, ResourceRequirements, RestartCondition,
@@ -144,6 +145,7 @@ fn container(door: &mut Door<'_>, wire: v1::ContainerSpec) -> ContainerSpec {
         dns_options: wire.dns_options,
         sysctls: wire.sysctls.into_iter().collect(),
         ulimits: wire.ulimits.into_iter().map(Ulimit::from).collect(),
+        configs: wire.configs.into_iter().map(ConfigMount::from).collect(),
     }
 }
 
@@ -336,6 +338,7 @@ impl From<&ContainerSpec> for v1::ContainerSpec {
             dns_options: container.dns_options.clone(),
             sysctls: container.sysctls.clone().into_iter().collect(),
             ulimits: container.ulimits.iter().map(v1::Ulimit::from).collect(),
+            configs: container.configs.iter().map(v1::ConfigMount::from).collect(),
         }
     }
 }

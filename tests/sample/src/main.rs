@@ -10,6 +10,7 @@ mod healthcheck;
 mod http;
 mod routes;
 mod server;
+mod tool;
 
 use std::process::ExitCode;
 
@@ -19,7 +20,11 @@ use config::{Config, Mode};
 const EXIT_USAGE: u8 = 64;
 
 fn main() -> ExitCode {
-    let config = match Config::load(std::env::args().skip(1), |name| std::env::var(name).ok()) {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let Some(code) = tool::run(&arguments) {
+        return code;
+    }
+    let config = match Config::load(arguments.into_iter(), |name| std::env::var(name).ok()) {
         Ok(config) => config,
         Err(error) => {
             eprintln!("skein-sample: {error}");

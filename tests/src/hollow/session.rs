@@ -142,7 +142,11 @@ impl HollowAgent {
         let update: AssignmentUpdate = match message {
             Message::Set(set) => set.try_into()?,
             Message::Delta(delta) => delta.try_into()?,
-            Message::Welcome(_) | Message::Redirect(_) | Message::Heartbeat(_) | Message::StartLogs(_) => {
+            Message::Welcome(_)
+            | Message::Redirect(_)
+            | Message::Heartbeat(_)
+            | Message::StartLogs(_)
+            | Message::StartExec(_) => {
                 return Ok(());
             }
         };

@@ -21,7 +21,7 @@ use skein_common::{
 };
 
 use super::{
-    super::{ContainerConfig, Identity, Owner},
+    super::{ContainerConfig, FileMount, Identity, Owner},
     labels,
 };
 
@@ -80,7 +80,7 @@ fn host_config(spec: &ContainerSpec, config: &ContainerConfig) -> HostConfig {
     let limit = config.resources.limit;
     HostConfig {
         port_bindings: Some(port_map(&config.ports)),
-        mounts: Some(spec.mounts.iter().map(mount).collect()),
+        mounts: Some(spec.mounts.iter().map(mount).chain(config.files.iter().map(file)).collect()),
         cpu_period: (limit.cpu_millis > 0).then_some(CPU_PERIOD_MICROS),
         cpu_quota: (limit.cpu_millis > 0).then(|| cpu_quota(limit)),
         cpu_shares: Some(cpu_shares(config.resources.reservation)),
@@ -254,6 +254,17 @@ fn some_text(text: &str) -> Option<String> {
 
 fn some_words(words: &[String]) -> Option<Vec<String>> {
     (!words.is_empty()).then(|| words.to_vec())
+}
+
+/// Read-only, whoever the process is.
+fn file(file: &FileMount) -> EngineMount {
+    EngineMount {
+        typ: Some(MountType::BIND),
+        source: Some(file.source.to_string_lossy().into_owned()),
+        target: Some(file.target.clone()),
+        read_only: Some(true),
+        ..EngineMount::default()
+    }
 }
 
 #[cfg(test)]

@@ -7,12 +7,17 @@
 
 use std::{
     future::Future,
+    io,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use bollard::{API_DEFAULT_VERSION, BollardRequest, Docker, errors::Error as BollardError};
-use tokio::time;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpStream, UnixStream},
+    time,
+};
 
 use super::call_error::CallError;
 
@@ -53,6 +58,13 @@ impl Default for Limits {
         }
     }
 }
+
+/// Bytes both ways.
+pub(super) type Wire = Box<dyn Duplex>;
+
+pub(super) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
 #[derive(Debug, Clone)]
 enum Host {
@@ -120,6 +132,14 @@ impl Connection {
     /// The engine may have been replaced by another version: agree again before the next call.
     pub fn forget(&self) {
         *self.lock() = None;
+    }
+
+    /// A connection of its own, for what no client of HTTP can carry.
+    pub async fn wire(&self) -> io::Result<Wire> {
+        Ok(match &self.host {
+            Host::Unix(path) => Box::new(UnixStream::connect(path).await?),
+            Host::Tcp(address) => Box::new(TcpStream::connect(address).await?),
+        })
     }
 
     fn dial(&self) -> Result<Docker, CallError> {

@@ -11,7 +11,7 @@ use skein_common::{
     service::{Generation, JobRun, Mode, Publish, ScheduleState, ServiceSpec},
 };
 
-use super::{Answer, Step, check_etag, precondition, rollout, schedule};
+use super::{Answer, Step, check_etag, config, precondition, rollout, schedule};
 use crate::{
     command::{ObjectKind, Outcome, Rejection},
     state::{ClusterState, Service},
@@ -19,6 +19,7 @@ use crate::{
 
 pub(super) fn create(step: &mut Step<'_>, id: ServiceId, spec: &Arc<ServiceSpec>) -> Answer {
     check_spec(spec)?;
+    let spec = &config::resolve(step.state, spec)?;
     check_free(step.state, id, &spec.name)?;
     check_published(step.state, id, spec)?;
     check_no_circle(step.state, spec)?;
@@ -56,6 +57,7 @@ pub(super) fn update(
     let service = changeable(step.state, id, expected)?;
     check_no_run(step.state, &service)?;
     check_spec(spec)?;
+    let spec = &config::resolve(step.state, spec)?;
     check_same_identity(&service.spec, spec)?;
     check_published(step.state, id, spec)?;
     check_no_circle(step.state, spec)?;

@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use imbl::OrdSet;
 use skein_common::{
-    InstanceId, NodeId, Resources, ServiceId,
+    ConfigId, InstanceId, NodeId, Resources, ServiceId,
+    config::Config,
     event::Event,
     instance::{Desired, Instance, PortBinding},
     node::Node,
@@ -136,6 +137,17 @@ impl ClusterState {
         for instance in there {
             self.index.release_ports(from, instance.id, &instance.ports);
             self.index.take_ports(to, instance.id, &instance.ports);
+        }
+    }
+
+    pub(crate) fn put_config(&mut self, config: Arc<Config>) {
+        self.index.configs_by_name.insert(config.spec.name.clone(), config.id);
+        self.configs.insert(config.id, config);
+    }
+
+    pub(crate) fn drop_config(&mut self, id: ConfigId) {
+        if let Some(config) = self.configs.remove(&id) {
+            self.index.configs_by_name.remove(&config.spec.name);
         }
     }
 

@@ -5,7 +5,8 @@ use std::{ops::Bound, sync::Arc};
 
 use imbl::OrdSet;
 use skein_common::{
-    ClusterId, InstanceId, NodeId, Resources, Revision, ServiceId, Timestamp,
+    ClusterId, ConfigId, InstanceId, NodeId, Resources, Revision, ServiceId, Timestamp,
+    config::Config,
     event::Event,
     instance::{Instance, Slot},
     node::Node,
@@ -200,6 +201,27 @@ impl ClusterState {
     /// Whether room is being made anywhere.
     pub(crate) fn is_anything_stopping(&self) -> bool {
         !self.index.stopping.is_empty()
+    }
+
+    /// In the order of ids.
+    pub fn configs(&self) -> impl Iterator<Item = &Arc<Config>> {
+        self.configs.values()
+    }
+
+    #[must_use]
+    pub fn config(&self, id: ConfigId) -> Option<&Arc<Config>> {
+        self.configs.get(&id)
+    }
+
+    #[must_use]
+    pub fn config_by_name(&self, name: &str) -> Option<&Arc<Config>> {
+        self.configs.get(self.index.configs_by_name.get(name)?)
+    }
+
+    /// Who holds a spec that names it, for people.
+    #[must_use]
+    pub fn config_users(&self, id: ConfigId) -> Vec<String> {
+        crate::apply::config_users(self, id).into_iter().collect()
     }
 
     pub fn nodes(&self) -> impl Iterator<Item = &Arc<Node>> {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use skein_common::{
     ClusterId, NodeId, Revision, ServiceId, Timestamp,
+    config::Config,
     event::Event,
     instance::{Instance, Slot},
     node::Node,
@@ -33,6 +34,8 @@ pub(super) struct Stored {
     settings: Arc<Settings>,
     #[serde(default)]
     homes: Vec<(ServiceId, Slot, NodeId)>,
+    #[serde(default)]
+    configs: Vec<Arc<Config>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -62,6 +65,7 @@ impl From<ClusterState> for Stored {
             settings: state.settings,
             homes: state.homes.iter().map(|((service, slot), node)| (*service, *slot, *node)).collect(),
             requests: state.requests.iter().map(|(id, request)| (id.clone(), request.clone())).collect(),
+            configs: state.configs.values().cloned().collect(),
         }
     }
 }
@@ -78,6 +82,7 @@ impl From<Stored> for ClusterState {
         };
         // Specs and nodes first: the indexes of instances look them up.
         state.specs.extend(stored.specs.into_iter().map(|s| ((s.service, s.generation), s.spec)));
+        stored.configs.into_iter().for_each(|config| state.put_config(config));
         stored.services.into_iter().for_each(|service| state.put_service(service));
         stored.nodes.into_iter().for_each(|node| state.put_node(node));
         stored.instances.into_iter().for_each(|instance| state.put_instance(instance));
