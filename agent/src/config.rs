@@ -91,6 +91,16 @@ struct Settings {
     )]
     #[serde(rename = "resources")]
     resource: Vec<String>,
+    /// File behind a device of a resource, handed to whoever is given that device: gpu:0=/dev/dri/card0;
+    /// devices are numbered from 0; may be repeated, also for one device.
+    #[arg(
+        long = "device",
+        env = "SKEIN_AGENT_DEVICES",
+        value_name = "RESOURCE:NUMBER=PATH",
+        value_delimiter = ','
+    )]
+    #[serde(rename = "devices")]
+    device: Vec<String>,
     /// Container engine: unix:///path or tcp://host:port [default: unix:///var/run/docker.sock]
     #[arg(long, env = "SKEIN_AGENT_DOCKER_HOST", value_name = "URL")]
     docker_host: Option<String>,
@@ -196,6 +206,7 @@ impl Settings {
             advertise_address: self.advertise_address.or(other.advertise_address),
             label: if self.label.is_empty() { other.label } else { self.label },
             resource: if self.resource.is_empty() { other.resource } else { self.resource },
+            device: if self.device.is_empty() { other.device } else { self.device },
             docker_host: self.docker_host.or(other.docker_host),
             reserve_memory: self.reserve_memory.or(other.reserve_memory),
             reserve_cpu: self.reserve_cpu.or(other.reserve_cpu),
@@ -211,11 +222,12 @@ impl Settings {
         let address = check_address(self.advertise_address.as_deref().unwrap_or_default(), &mut wrong);
         let labels = check_labels(&self.label, &mut wrong);
         let generic = generic::check(&self.resource, &mut wrong);
+        let devices = generic::check_devices(&self.device, &generic, &mut wrong);
         let (capacity, platform) = usage::capacity();
         let reserved = self.check_reserved(capacity, &mut wrong);
         let host = self.docker_host.as_deref().unwrap_or(DEFAULT_DOCKER);
         let runtime = DockerRuntime::new(host)
-            .map(|runtime| runtime.on_node(&name))
+            .map(|runtime| runtime.on_node(&name).with_devices(devices))
             .map_err(|error: InvalidHost| wrong.push(format!("docker-host: {error}")));
         let (Ok(runtime), true) = (runtime, wrong.is_empty()) else {
             return Err(ConfigError::Invalid(wrong));

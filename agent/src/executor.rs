@@ -177,5 +177,6 @@ fn config(assignment: &Assignment, attempt: u32) -> ContainerConfig {
         resources: assignment.resources,
         ports: assignment.ports.clone(),
         files: Vec::new(),
+        devices: assignment.devices.clone(),
     }
 }

@@ -13,6 +13,7 @@ use std::{
     io,
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use skein_agent_core::{ProbeOutcome, ProbeResult, ProbeRun, RuntimeError};
@@ -28,6 +29,8 @@ use crate::runtime::ContainerRuntime;
 const CONNECTIONS_AT_ONCE: usize = 256;
 /// Programs at the same time: each makes the engine start a process.
 const PROGRAMS_AT_ONCE: usize = 32;
+/// To end a program that takes too long.
+const END_LIMIT: Duration = Duration::from_secs(3);
 /// A cause is read by people, stored by masters and told with every report.
 const LONGEST_CAUSE: usize = 256;
 
@@ -116,6 +119,8 @@ impl<R: ContainerRuntime> Prober<R> {
             }
             Ok(Err(error)) => of_engine(&error),
             Err(_) => {
+                // Where the agent may; else the next test finds it running.
+                let _ended = time::timeout(END_LIMIT, self.runtime.end_exec(&exec)).await;
                 self.hanging().insert(key, (run.container.clone(), exec));
                 ProbeOutcome::Failed(format!("no end within {:?}", probe.timeout))
             }

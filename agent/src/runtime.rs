@@ -14,6 +14,7 @@ pub use skein_agent_core::container::{ContainerStatus, Health, RuntimeError};
 use skein_common::{
     ClusterId, InstanceId, NodeId, ServiceId, Timestamp,
     instance::PortBinding,
+    placement::DeviceShare,
     service::{ContainerSpec, Generation, ResourceRequirements},
 };
 use tokio::io::AsyncWrite;
@@ -44,6 +45,8 @@ pub struct ContainerConfig {
     pub container: ContainerSpec,
     pub resources: ResourceRequirements,
     pub ports: Vec<PortBinding>,
+    /// Generic resources of the node that are its own.
+    pub devices: Vec<DeviceShare>,
     /// Configs, as they lie on this node.
     pub files: Vec<FileMount>,
 }

@@ -193,6 +193,7 @@ fn config() -> ContainerConfig {
         container: ContainerSpec { stop_grace: Duration::from_secs(10), ..ContainerSpec::new("web:1") },
         resources: ResourceRequirements::default(),
         ports: Vec::new(),
+        devices: Vec::new(),
         files: Vec::new(),
     }
 }

@@ -69,6 +69,7 @@ fn config(number: u64) -> ContainerConfig {
         resources: ResourceRequirements::default(),
         ports: Vec::new(),
         files: Vec::new(),
+        devices: Vec::new(),
     }
 }
 

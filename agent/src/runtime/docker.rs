@@ -9,6 +9,7 @@ mod call_error;
 mod cgroup;
 mod command;
 mod connection;
+mod devices;
 mod events;
 mod exec;
 mod labels;
@@ -41,6 +42,7 @@ use tokio::{
 use self::call_error::CallError;
 use self::connection::Connection;
 pub use self::connection::{InvalidHost, Limits};
+pub use self::devices::DevicePaths;
 use super::{
     ContainerConfig, ContainerRuntime, ContainerSample, ContainerView, Exec, ExecCommand, ExecEnd, LogLine,
     LogQuery, Owner, RuntimeError, RuntimeEvent, TerminalSize, container_name,
@@ -56,6 +58,7 @@ const REMOVAL_POLL: Duration = Duration::from_millis(100);
 pub struct DockerRuntime {
     connection: Connection,
     node_name: Arc<str>,
+    devices: Arc<DevicePaths>,
 }
 
 impl DockerRuntime {
@@ -72,13 +75,23 @@ impl DockerRuntime {
     /// # Errors
     /// As [`DockerRuntime::new`].
     pub fn with_limits(host: &str, limits: Limits) -> Result<Self, InvalidHost> {
-        Ok(Self { connection: Connection::new(host, limits)?, node_name: Arc::default() })
+        Ok(Self {
+            connection: Connection::new(host, limits)?,
+            node_name: Arc::default(),
+            devices: Arc::default(),
+        })
     }
 
     /// The node's name, for those who ask for it in their spec.
     #[must_use]
     pub fn on_node(self, name: &str) -> Self {
         Self { node_name: name.into(), ..self }
+    }
+
+    /// What to hand to an instance that has been given one of these.
+    #[must_use]
+    pub fn with_devices(self, devices: DevicePaths) -> Self {
+        Self { devices: Arc::new(devices), ..self }
     }
 
     async fn inspect_raw(&self, id: &str) -> Result<Option<ContainerInspectResponse>, RuntimeError> {
@@ -184,7 +197,8 @@ impl ContainerRuntime for DockerRuntime {
         let name = container_name(&config.identity);
         let options =
             CreateContainerOptions { name: Some(name.clone()), ..CreateContainerOptions::default() };
-        let body = body::body(owner, &placeholders::filled(owner, &self.node_name, config));
+        let filled = placeholders::filled(owner, &self.node_name, config);
+        let body = body::body(owner, &filled, &self.devices);
         let limit = self.connection.limits.change;
         let answer = self
             .connection

@@ -12,6 +12,10 @@ mod exec;
 mod life;
 mod logs;
 mod mapping;
+mod probes;
 mod sandbox;
+#[path = "../session/scripted.rs"]
+#[allow(dead_code, clippy::unwrap_used, clippy::panic)] // a part of it is used here
+mod scripted;
 mod signals;
 mod stats;

@@ -104,3 +104,34 @@ fn check_host_config(host: &HostConfig, port: u16) {
     assert_eq!(bound[0].host_port.as_deref(), Some(port.to_string().as_str()));
     assert!(host.mounts.as_ref().is_some_and(|mounts| mounts.len() == 3));
 }
+
+/// Files of devices that are on every machine.
+#[tokio::test]
+async fn devices_are_handed_over_to_whom_they_were_given() {
+    use skein_agent::runtime::docker::DevicePaths;
+    use skein_common::placement::DeviceShare;
+    let mut sandbox = Sandbox::new().await;
+    let path = |device, path: &str| (("fpga".to_owned(), device), vec![path.to_owned()]);
+    let known = DevicePaths::from([path(0, "/dev/full"), path(1, "/dev/null")]);
+    sandbox.runtime = sandbox.runtime.clone().with_devices(known);
+    let mut config = sample();
+    config.resources.pids = Some(77);
+    let share = |name: &str, device, millis| DeviceShare { name: name.to_owned(), device, millis };
+    config.devices = vec![share("fpga", 0, 250), share("gpu", 1, 1000), share("gpu", 3, 1000)];
+    let id = sandbox.run(&config).await;
+    let container = daemon().await.inspect_container(&id, None).await.expect("it is there");
+    let environment = container.config.and_then(|made| made.env).expect("variables");
+    for variable in [
+        "DOCKER_RESOURCE_FPGA=0",
+        "SKEIN_RESOURCE_FPGA_MILLIS=250",
+        "DOCKER_RESOURCE_GPU=1,3",
+        "NVIDIA_VISIBLE_DEVICES=1,3",
+    ] {
+        assert!(environment.iter().any(|known| known == variable), "{variable}: {environment:?}");
+    }
+    let host = container.host_config.expect("a host config");
+    assert_eq!(host.pids_limit, Some(77));
+    let devices = host.devices.expect("devices");
+    let paths: Vec<_> = devices.iter().filter_map(|device| device.path_on_host.as_deref()).collect();
+    assert_eq!(paths, ["/dev/full"], "the other one is somebody else's");
+}

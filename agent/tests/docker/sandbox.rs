@@ -95,10 +95,10 @@ impl Sandbox {
 impl Drop for Sandbox {
     /// On a thread of its own: the test's runtime may be the one that panics.
     fn drop(&mut self) {
-        let cluster = self.owner.cluster;
+        let Owner { cluster, node } = self.owner;
         let done = thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            runtime.map(|runtime| runtime.block_on(clean(cluster)))
+            runtime.map(|runtime| runtime.block_on(clean(cluster, node)))
         })
         .join();
         if !matches!(done, Ok(Ok(()))) {
@@ -107,9 +107,9 @@ impl Drop for Sandbox {
     }
 }
 
-async fn clean(cluster: ClusterId) {
+async fn clean(cluster: ClusterId, node: NodeId) {
     let docker = daemon().await;
-    for label in [format!("io.skein.cluster={cluster}"), format!("{FOREIGN_LABEL}={cluster}")] {
+    for label in [format!("io.skein.node={node}"), format!("{FOREIGN_LABEL}={cluster}")] {
         let filters = std::collections::HashMap::from([("label", vec![label])]);
         let options = ListContainersOptionsBuilder::new().all(true).filters(&filters).build();
         for container in docker.list_containers(Some(options)).await.expect("a list") {
@@ -135,6 +135,7 @@ pub fn sample() -> ContainerConfig {
         resources: ResourceRequirements::default(),
         ports: Vec::new(),
         files: Vec::new(),
+        devices: Vec::new(),
     }
 }
 

@@ -69,7 +69,8 @@ async fn bare_start(runtime: &DockerRuntime, owner: Owner, round: u64) -> f64 {
     let mut container = wanted.container;
     container.image = IMAGE.to_owned();
     let (resources, ports, files) = (wanted.resources, Vec::new(), Vec::new());
-    let config = ContainerConfig { identity, container, resources, ports, files };
+    let devices = Vec::new();
+    let config = ContainerConfig { identity, container, resources, ports, devices, files };
     // Another node's, so that the agent does not see it.
     let owner = Owner { node: skein_common::NodeId::from_random(4242), ..owner };
     let began = Instant::now();

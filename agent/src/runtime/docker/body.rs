@@ -22,6 +22,7 @@ use skein_common::{
 
 use super::{
     super::{ContainerConfig, FileMount, Identity, Owner},
+    devices::{self, DevicePaths},
     labels,
 };
 
@@ -45,7 +46,7 @@ const LOCAL_DRIVER: &str = "local";
 /// Linux's limit of a host name is 64 bytes.
 const LONGEST_HOSTNAME: usize = 63;
 
-pub(super) fn body(owner: Owner, config: &ContainerConfig) -> ContainerCreateBody {
+pub(super) fn body(owner: Owner, config: &ContainerConfig, devices: &DevicePaths) -> ContainerCreateBody {
     let spec = &config.container;
     let mut all_labels: HashMap<_, _> =
         spec.labels.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
@@ -65,7 +66,10 @@ pub(super) fn body(owner: Owner, config: &ContainerConfig) -> ContainerCreateBod
         stop_signal: some_text(&spec.stop_signal),
         stop_timeout: Some(i64::from(whole_seconds(spec.stop_grace))),
         exposed_ports: Some(config.ports.iter().map(port_key).collect()),
-        host_config: Some(host_config(spec, config)),
+        host_config: Some(HostConfig {
+            devices: Some(devices::mappings(&config.devices, devices)),
+            ..host_config(spec, config)
+        }),
         ..ContainerCreateBody::default()
     }
 }
@@ -117,13 +121,16 @@ fn host_config(spec: &ContainerSpec, config: &ContainerConfig) -> HostConfig {
 /// The user's variables, and who the container is; ours win.
 fn environment(owner: Owner, config: &ContainerConfig) -> Vec<String> {
     let identity = &config.identity;
-    let ours = [
+    let mut ours = [
         ("SKEIN_SERVICE", identity.service_name.clone()),
         ("SKEIN_SLOT", identity.slot.to_string()),
         ("SKEIN_INSTANCE", identity.instance.to_string()),
         ("SKEIN_NODE", owner.node.to_string()),
-    ];
-    let is_ours = |name: &str| ours.iter().any(|(our, _)| *our == name);
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
+    .to_vec();
+    ours.extend(devices::environment(&config.devices));
+    let is_ours = |name: &str| ours.iter().any(|(our, _)| our == name);
     let users = config.container.environment.iter().filter(|(name, _)| !is_ours(name));
     users
         .map(|(name, value)| format!("{name}={value}"))

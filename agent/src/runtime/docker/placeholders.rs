@@ -55,6 +55,7 @@ mod tests {
             container,
             resources: ResourceRequirements::default(),
             ports: Vec::new(),
+            devices: Vec::new(),
             files: Vec::new(),
         };
         let container = filled(owner, "n1", &config).container;

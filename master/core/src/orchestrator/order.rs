@@ -57,7 +57,7 @@ fn is_healthy(state: &ClusterState, service: &Service) -> bool {
     let is_ready = |instance: &&Instance| {
         let observed = &instance.observed;
         let done = observed.progress.phase == Phase::Stopped && observed.exit_code.unwrap_or(0) == 0;
-        observed.progress.phase == Phase::Ready || done
+        instance.is_ready() || done
     };
     let ready = current(state, service).filter(is_ready).count();
     let wanted = match service.spec.mode {
