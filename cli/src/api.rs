@@ -98,6 +98,28 @@ impl Api {
         call!(self, Repeat::Write, services.apply_service(request))
     }
 
+    /// What applying these and removing those (by id or name) would do to instances.
+    pub async fn plan(
+        &self,
+        specs: Vec<ServiceSpec>,
+        remove: Vec<String>,
+        plan_etag: &str,
+    ) -> Result<v1::PlanServicesResponse, Failure> {
+        let request = v1::PlanServicesRequest { specs, remove, plan_etag: plan_etag.to_owned() };
+        call!(self, Repeat::Read, services.plan_services(request))
+    }
+
+    /// Applies it to the service as it was at `etag` (empty = as it is).
+    pub async fn apply_at(&self, spec: ServiceSpec, etag: &str) -> Result<ApplyServiceResponse, Failure> {
+        let request = ApplyServiceRequest {
+            spec: Some(spec),
+            etag: etag.to_owned(),
+            request_id: request_id(),
+            ..Default::default()
+        };
+        call!(self, Repeat::Write, services.apply_service(request))
+    }
+
     /// Replaces the spec, unless the service has changed since `etag`.
     pub async fn update(&self, service: &str, spec: ServiceSpec, etag: &str) -> Result<Service, Failure> {
         let request = v1::UpdateServiceRequest {

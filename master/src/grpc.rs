@@ -13,6 +13,7 @@ mod explain;
 pub mod instance;
 pub mod node;
 pub mod page;
+mod plan;
 pub mod proxy;
 pub mod read;
 pub mod service;

@@ -233,6 +233,20 @@ impl Client {
         answer.node.ok_or_else(|| absent("node"))
     }
 
+    /// What applying these would do.
+    ///
+    /// # Errors
+    /// As [`Client::call`].
+    pub async fn plan(
+        &self,
+        specs: Vec<ServiceSpec>,
+        plan_etag: &str,
+    ) -> Result<v1::PlanServicesResponse, Status> {
+        let plan_etag = plan_etag.to_owned();
+        let request = v1::PlanServicesRequest { specs, plan_etag, ..v1::PlanServicesRequest::default() };
+        ask!(self, ServiceServiceClient::plan_services, request)
+    }
+
     /// Begins a rebalancing of everything, or only tells its moves.
     ///
     /// # Errors

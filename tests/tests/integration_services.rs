@@ -285,3 +285,27 @@ async fn a_job_runs_to_completion_although_the_leader_dies() -> Result<()> {
     cluster.containers_running(0).await?;
     cluster.stop().await
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_plan_foresees_what_an_apply_does() -> Result<()> {
+    let cluster = Cluster::start(3, 2).await?;
+    let spec = || service("web").replicas(3).build();
+    let plan = cluster.client.plan(vec![spec()], "").await?;
+    let placed = plan.instances.iter().filter(|one| !one.to_node_name.is_empty() && one.reason.is_empty());
+    ensure!(placed.count() == 3 && plan.instances.len() == 3, "{plan:?}");
+    ensure!(cluster.client.service("web").await.is_err(), "nothing has been done");
+    ensure!(cluster.client.plan(vec![spec()], &plan.plan_etag).await.is_ok(), "as it was planned on");
+    cluster.client.apply(spec()).await?;
+    cluster.ready("web", 3).await?;
+    let stale = cluster.client.plan(vec![spec()], &plan.plan_etag).await.expect_err("it is there now");
+    ensure!(stale.code() == Code::FailedPrecondition, "{stale}");
+    let again = cluster.client.plan(vec![spec()], "").await?;
+    ensure!(again.instances.is_empty() && again.etags.contains_key("web"), "{again:?}");
+    let more = cluster.client.plan(vec![service("web").replicas(4).build()], &again.plan_etag).await?;
+    ensure!(more.instances.len() == 1 && more.instances[0].name == "web.4", "{more:?}");
+    let mut wrong = spec();
+    wrong.name = "no name".to_owned();
+    let refused = cluster.client.plan(vec![spec(), wrong], "").await.expect_err("a bad name");
+    ensure!(refused.message().contains("specs[1].name"), "{refused}");
+    cluster.stop().await
+}

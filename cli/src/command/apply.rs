@@ -3,7 +3,7 @@
 //! Invariant: nothing is sent before the whole file is known to be right, and, on a dry run or
 //! before the first change, the cluster has not refused any of it for its form.
 
-use std::path::PathBuf;
+use std::{collections::HashMap, path::PathBuf};
 
 use skein_proto::v1::{ApplyResult, Service, ServiceSpec};
 
@@ -27,6 +27,7 @@ Examples:
   skein apply -f compose.yaml                 wait until everything runs
   skein apply -f compose.yaml --dry-run       say what would change
   skein apply -f compose.yaml --prune         also remove services that are no longer in the file
+  skein apply -f compose.yaml --plan-etag ETAG   only what skein plan showed
   cat compose.yaml | skein apply -f - --name shop")]
 pub struct Args {
     /// The Compose file, - for standard input; of several, later ones go over earlier ones
@@ -47,6 +48,9 @@ pub struct Options {
     /// Only say what would be done
     #[arg(long)]
     pub dry_run: bool,
+    /// Only what skein plan showed: fails when the services have changed since it printed this
+    #[arg(long, value_name = "ETAG", default_value = "", hide_default_value = true)]
+    pub plan_etag: String,
     #[command(flatten)]
     pub wait: WaitArgs,
 }
@@ -86,10 +90,12 @@ pub async fn deploy(
     if options.dry_run {
         return dry_prune(app, &stack, options).await;
     }
+    let etags = planned(app, &stack, options).await?;
     let mut goals = Vec::new();
     for service in &stack.services {
         wait_for_dependencies(app, &stack, service, &goals, &options.wait).await?;
-        let answer = app.api.apply(ServiceSpec::from(&service.spec), false).await?;
+        let etag = etags.get(&service.spec.name).map_or("", String::as_str);
+        let answer = app.api.apply_at(ServiceSpec::from(&service.spec), etag).await?;
         let applied = answer.service.clone().unwrap_or_default();
         app.print_done(&applied, &format!("{} {}", service.spec.name, verb(answer.result())))?;
         goals.push(Goal::running(&applied));
@@ -102,6 +108,17 @@ pub async fn deploy(
         }
     }
     progress::wait(app, goals, &options.wait).await
+}
+
+/// The etags of the services as they were planned on, unless that does not matter.
+async fn planned(app: &App, stack: &Stack, options: &Options) -> Result<HashMap<String, String>, Failure> {
+    if options.plan_etag.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let specs = stack.services.iter().map(|service| ServiceSpec::from(&service.spec)).collect();
+    let surplus = if options.prune { surplus(app, stack).await? } else { Vec::new() };
+    let remove = surplus.into_iter().map(|service| service.id).collect();
+    Ok(app.api.plan(specs, remove, &options.plan_etag).await?.etags)
 }
 
 /// What is accepted and cannot run as the cluster is now.

@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
-use skein_proto::v1::{ApplyResult, Service, ServiceSpec};
+use skein_proto::v1::{ApplyResult, PlannedChange, PlannedInstance, Service, ServiceSpec};
 
 use super::apply;
 use crate::{
@@ -20,7 +20,8 @@ use crate::{
 
 /// Show what applying Compose files would change
 ///
-/// Every service is validated by the cluster and compared with what it keeps, field by field. Nothing is changed.
+/// Every service is validated by the cluster and compared with what it keeps, field by field; then the scheduler is
+/// asked where instances would go, who would give way, and who would stay pending and why. Nothing is changed.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -49,6 +50,14 @@ struct Step {
     name: String,
     action: Action,
     changes: Vec<Difference>,
+    /// What becomes of instances.
+    instances: Vec<PlannedInstance>,
+}
+
+/// The steps, and what `skein apply --plan-etag` takes.
+struct Plan {
+    steps: Vec<Step>,
+    etag: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,12 +105,12 @@ impl Action {
 /// # Errors
 /// `Changes` when something would change, `NoPlan` when it cannot be told.
 pub async fn run(app: &App, args: Args) -> Result<(), Failure> {
-    let steps = plan(app, &args).await.map_err(|failure| Failure::NoPlan(Box::new(failure)))?;
-    show(app, &args, &steps)?;
-    if steps.iter().all(|step| step.action == Action::Keep) { Ok(()) } else { Err(Failure::Changes) }
+    let plan = plan(app, &args).await.map_err(|failure| Failure::NoPlan(Box::new(failure)))?;
+    show(app, &args, &plan)?;
+    if plan.steps.iter().all(|step| step.action == Action::Keep) { Ok(()) } else { Err(Failure::Changes) }
 }
 
-async fn plan(app: &App, args: &Args) -> Result<Vec<Step>, Failure> {
+async fn plan(app: &App, args: &Args) -> Result<Plan, Failure> {
     let stack = compose_files::read(app, &args.file, args.name.as_deref())?;
     let (mut steps, mut refused) = (Vec::new(), Vec::new());
     for service in &stack.services {
@@ -113,8 +122,28 @@ async fn plan(app: &App, args: &Args) -> Result<Vec<Step>, Failure> {
     if !refused.is_empty() {
         return Err(Failure::File(refused));
     }
-    surplus(app, args, &stack, &mut steps).await?;
-    Ok(steps)
+    let remove = surplus(app, args, &stack, &mut steps).await?;
+    let specs = stack.services.iter().map(|service| ServiceSpec::from(&service.spec)).collect();
+    let foreseen = app.api.plan(specs, remove, "").await?;
+    attach(&mut steps, foreseen.instances);
+    Ok(Plan { steps, etag: foreseen.plan_etag })
+}
+
+/// To their services; others that are touched come last.
+fn attach(steps: &mut Vec<Step>, instances: Vec<PlannedInstance>) {
+    for instance in instances {
+        let name = instance.service_name.clone();
+        match steps.iter_mut().find(|step| step.name == name) {
+            Some(step) => step.instances.push(instance),
+            None => steps.push(Step { instances: vec![instance], ..Step::new(name, Action::Keep) }),
+        }
+    }
+}
+
+impl Step {
+    const fn new(name: String, action: Action) -> Self {
+        Self { name, action, changes: Vec::new(), instances: Vec::new() }
+    }
 }
 
 async fn step(app: &App, service: &StackService) -> Result<Step, Failure> {
@@ -128,7 +157,7 @@ async fn step(app: &App, service: &StackService) -> Result<Step, Failure> {
     let answer = app.api.apply(ServiceSpec::from(&service.spec), true).await?;
     apply::warn(app, &service.spec.name, &answer.warnings);
     let planned = answer.service.clone().unwrap_or_default();
-    let Some(known) = known else { return Ok(Step { name, action: Action::Create, changes: Vec::new() }) };
+    let Some(known) = known else { return Ok(Step::new(name, Action::Create)) };
     let changes = difference::between(&spec(&known), &spec(&planned));
     let action = match answer.result() {
         ApplyResult::Unchanged => Action::Keep,
@@ -136,53 +165,88 @@ async fn step(app: &App, service: &StackService) -> Result<Step, Failure> {
         _ if planned.generation > known.generation => Action::Replace,
         _ => Action::Change,
     };
-    Ok(Step { name, action, changes })
+    Ok(Step { changes, ..Step::new(name, action) })
 }
 
 fn spec(service: &Service) -> Value {
     service.spec.as_ref().map(|spec| output::json::with_field_names("ServiceSpec", spec)).unwrap_or_default()
 }
 
-async fn surplus(app: &App, args: &Args, stack: &Stack, steps: &mut Vec<Step>) -> Result<(), Failure> {
-    let names: Vec<String> =
-        apply::surplus(app, stack).await?.iter().map(|service| name(service).to_owned()).collect();
+/// Ids of what is to be removed.
+async fn surplus(
+    app: &App,
+    args: &Args,
+    stack: &Stack,
+    steps: &mut Vec<Step>,
+) -> Result<Vec<String>, Failure> {
+    let surplus = apply::surplus(app, stack).await?;
     if args.prune {
-        steps.extend(names.into_iter().map(|name| Step {
-            name,
-            action: Action::Remove,
-            changes: Vec::new(),
-        }));
-    } else if !names.is_empty() {
+        steps.extend(surplus.iter().map(|service| Step::new(name(service).to_owned(), Action::Remove)));
+        return Ok(surplus.into_iter().map(|service| service.id).collect());
+    }
+    if !surplus.is_empty() {
+        let names: Vec<&str> = surplus.iter().map(|service| name(service)).collect();
         app.terminal.note(&format!("not in the files, kept without --prune: {}", names.join(", ")));
     }
-    Ok(())
+    Ok(Vec::new())
 }
 
-fn show(app: &App, args: &Args, steps: &[Step]) -> Result<(), Failure> {
+fn show(app: &App, args: &Args, plan: &Plan) -> Result<(), Failure> {
     let text = match app.format {
         Format::Json | Format::Yaml => {
-            let steps: Vec<Value> = steps.iter().map(to_json).collect();
+            let steps: Vec<Value> = plan.steps.iter().map(|step| to_json(step, &plan.etag)).collect();
             let whole = Value::Array(steps);
             if app.format == Format::Json { output::pretty(&whole) } else { output::yaml::render(&whole) }
         }
         Format::Name => {
-            let changed = steps.iter().filter(|step| step.action != Action::Keep);
+            let changed = plan.steps.iter().filter(|step| step.action != Action::Keep);
             changed.map(|step| format!("{}\n", step.name)).collect()
         }
-        Format::Table | Format::Wide => lines(steps, args.all),
+        Format::Table | Format::Wide => lines(plan, args.all),
     };
     Ok(app.terminal.print(&text)?)
 }
 
-fn to_json(step: &Step) -> Value {
+fn to_json(step: &Step, etag: &str) -> Value {
     let changes: Vec<Value> = step.changes.iter().map(Difference::json).collect();
-    json!({ "service": step.name, "action": step.action.word(), "changes": changes })
+    let instances = step.instances.iter().map(|one| output::json::of_message("PlannedInstance", one));
+    let instances: Vec<Value> = instances.collect();
+    json!({
+        "service": step.name,
+        "action": step.action.word(),
+        "changes": changes,
+        "instances": instances,
+        "planEtag": etag,
+    })
 }
 
-fn lines(steps: &[Step], all: bool) -> String {
+fn instance(one: &PlannedInstance) -> String {
+    let (from, to) = (&one.from_node_name, &one.to_node_name);
+    let place = match (from.as_str(), to.as_str()) {
+        ("", "") => String::new(),
+        ("", to) => format!(" on {to}"),
+        (from, "") => format!(" on {from}"),
+        (from, to) => format!(" from {from} to {to}"),
+    };
+    let (mark, what) = match one.change() {
+        PlannedChange::Created => ('+', "is created"),
+        PlannedChange::Replaced => ('~', "is replaced"),
+        PlannedChange::Preempted => ('!', "gives way"),
+        PlannedChange::Removed => ('-', "is removed"),
+        PlannedChange::Pending | PlannedChange::Unspecified => ('?', "stays pending"),
+    };
+    let reason = if one.reason.is_empty() { String::new() } else { format!(": {}", one.reason) };
+    format!("    {mark} {} {what}{place}{reason}", one.name)
+}
+
+fn lines(plan: &Plan, all: bool) -> String {
+    let steps = &plan.steps;
     let mut text = String::new();
-    for step in steps.iter().filter(|step| all || step.action != Action::Keep) {
+    for step in steps.iter().filter(|step| all || step.action != Action::Keep || !step.instances.is_empty()) {
         text.push_str(&format!("{} {} would be {}\n", step.action.mark(), step.name, step.action.words()));
+        for one in &step.instances {
+            text.push_str(&format!("{}\n", crate::terminal::printable(&instance(one))));
+        }
         for change in &step.changes {
             text.push_str(&format!("    {}\n", crate::terminal::printable(&change.line())));
         }
@@ -195,5 +259,8 @@ fn lines(steps: &[Step], all: bool) -> String {
         count(&[Action::Remove]),
         count(&[Action::Keep]),
     ));
+    if steps.iter().any(|step| step.action != Action::Keep) {
+        text.push_str(&format!("exactly this: skein apply --plan-etag {}\n", plan.etag));
+    }
     text
 }

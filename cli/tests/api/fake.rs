@@ -41,6 +41,7 @@ pub struct World {
     pub status: v1::GetStatusResponse,
     pub config: v1::GetClusterConfigResponse,
     pub rebalance: v1::RebalanceResponse,
+    pub plan: v1::PlanServicesResponse,
     /// What the next calls of a method are refused with, before it works.
     pub refusals: HashMap<&'static str, VecDeque<Status>>,
     /// Scripts of the next watches of instances; without one a watch shows the instances and stays.
@@ -190,6 +191,19 @@ impl ServiceService for Fake {
         let next_page_token = if page + 1 < services.len() { (page + 1).to_string() } else { String::new() };
         let services = services.into_iter().skip(page).take(1).collect();
         Ok(Response::new(v1::ListServicesResponse { services, next_page_token, revision: 1 }))
+    }
+
+    async fn plan_services(
+        &self,
+        request: Request<v1::PlanServicesRequest>,
+    ) -> Answer<v1::PlanServicesResponse> {
+        let request = request.into_inner();
+        let world = self.call("plan_services", &request.plan_etag)?;
+        let known = request.specs.iter().filter(|spec| world.services.contains_key(&spec.name));
+        Ok(Response::new(v1::PlanServicesResponse {
+            etags: known.map(|spec| (spec.name.clone(), "3".to_owned())).collect(),
+            ..world.plan.clone()
+        }))
     }
 
     async fn apply_service(

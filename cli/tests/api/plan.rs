@@ -101,3 +101,69 @@ async fn what_cannot_run_is_warned_of_and_done() {
     }
     assert_eq!(world.lock().unwrap().keys("apply_service").len(), 1);
 }
+
+#[tokio::test]
+async fn a_plan_shows_where_instances_go() {
+    let world = world();
+    let planned =
+        |name: &str, change: v1::PlannedChange, from: &str, to: &str, reason: &str| v1::PlannedInstance {
+            service_name: name.split_once('.').map_or("", |(service, _)| service).to_owned(),
+            name: name.to_owned(),
+            change: change.into(),
+            from_node_name: from.to_owned(),
+            to_node_name: to.to_owned(),
+            reason: reason.to_owned(),
+            ..Default::default()
+        };
+    world.lock().unwrap().plan = v1::PlanServicesResponse {
+        instances: vec![
+            planned("shop_web.1", v1::PlannedChange::Created, "", "n2", ""),
+            planned(
+                "other.1",
+                v1::PlannedChange::Preempted,
+                "n2",
+                "",
+                "gives way to shop_web of priority 90",
+            ),
+            planned("shop_web.2", v1::PlannedChange::Pending, "", "", "2 nodes: 2 insufficient memory"),
+        ],
+        plan_etag: "00ff".to_owned(),
+        ..Default::default()
+    };
+    let a = serve("a", &world).await;
+    let ended = plan(&a, FILE, "").await;
+    for line in [
+        "    + shop_web.1 is created on n2",
+        "    ? shop_web.2 stays pending: 2 nodes: 2 insufficient memory",
+        "= other would be unchanged",
+        "    ! other.1 gives way on n2: gives way to shop_web of priority 90",
+        "exactly this: skein apply --plan-etag 00ff",
+    ] {
+        assert!(ended.out.lines().any(|each| each == line), "{line}\n{}", ended.out);
+    }
+    let ended = plan(&a, FILE, "-o json").await;
+    let json: serde_json::Value = serde_json::from_str(&ended.out).unwrap();
+    assert_eq!(
+        (&json[0]["planEtag"], &json[0]["instances"][0]["toNodeName"]),
+        (&"00ff".into(), &"n2".into())
+    );
+}
+
+#[tokio::test]
+async fn only_what_was_planned_is_applied() {
+    let world = world();
+    add_service(&world, service("shop_web", 2));
+    let a = serve("a", &world).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("compose.yaml"), FILE).unwrap();
+    let line = "apply -f compose.yaml --name shop --detach --plan-etag 00ff";
+    let changed =
+        fake::status(tonic::Code::FailedPrecondition, "FAILED_PRECONDITION", "services have changed");
+    world.lock().unwrap().refusals.entry("plan_services").or_default().push_back(changed);
+    let ended = skein_in(folder.path(), &[&a], line, std::future::pending()).await;
+    assert_eq!(ended.code, 1, "{}", ended.err);
+    assert!(world.lock().unwrap().keys("apply_service").is_empty(), "nothing was applied");
+    let ended = skein_in(folder.path(), &[&a], line, std::future::pending()).await;
+    assert_eq!(ended.code, 0, "{}", ended.err);
+    assert_eq!(world.lock().unwrap().keys("plan_services"), ["00ff", "00ff"]);
+}

@@ -10,6 +10,7 @@
 //! Deliberately not here: the choice of node (`scheduler`), who is alive (`liveness`).
 
 mod draft;
+pub mod foresight;
 mod history;
 mod job;
 mod order;
@@ -34,6 +35,9 @@ use crate::{
     command::Plan,
     state::{ClusterState, Service},
 };
+
+/// How the reason of whoever makes room begins.
+const GIVES_WAY: &str = "gives way to ";
 
 /// One pass of the planner.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -104,6 +104,13 @@ impl ServiceService for Api {
         Ok(Response::new(v1::ApplyServiceResponse { service: Some(service), result, warnings }))
     }
 
+    async fn plan_services(
+        &self,
+        request: Request<v1::PlanServicesRequest>,
+    ) -> Answer<v1::PlanServicesResponse> {
+        Ok(Response::new(self.foresee(request.into_inner()).await?))
+    }
+
     async fn scale_service(
         &self,
         request: Request<v1::ScaleServiceRequest>,

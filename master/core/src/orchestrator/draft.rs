@@ -15,7 +15,7 @@ use skein_common::{
     service::{Generation, ServiceSpec},
 };
 
-use super::{Planned, Scope, history, order};
+use super::{GIVES_WAY, Planned, Scope, history, order};
 use crate::{
     command::{
         Explanation, JobStep, NewInstance, Placement, Plan, RebalanceStep, Release, RolloutStep,
@@ -317,7 +317,7 @@ impl<'a> Draft<'a> {
 
     /// The next pass finds the room, once those who give way have stopped.
     fn make_room(&mut self, preemptions: Vec<Preemption>, spec: &ServiceSpec) {
-        let reason = format!("gives way to {} of priority {}", spec.name, spec.placement.priority);
+        let reason = format!("{GIVES_WAY}{} of priority {}", spec.name, spec.placement.priority);
         for victim in preemptions.into_iter().flat_map(|preemption| preemption.victims) {
             let Some(victim) = self.state.instance(victim).filter(|victim| !self.ends(victim.id)) else {
                 continue;

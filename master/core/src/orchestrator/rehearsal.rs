@@ -10,9 +10,9 @@ use skein_common::{
     node::Liveness,
 };
 
-use super::{Scope, rebalance};
+use super::{Planned, Scope, rebalance};
 use crate::{
-    command::{Actor, Command, CommandKind, Plan, Rejection, Report},
+    command::{Actor, Command, CommandKind, Rejection, Report},
     scheduler::Shift,
     state::ClusterState,
 };
@@ -44,8 +44,8 @@ impl Rehearsal {
         self.state.apply(revision, &command).outcome.map(|_| ())
     }
 
-    /// One pass of the planner, applied; `None` when there is nothing to do.
-    pub fn pass(&mut self) -> Option<Plan> {
+    /// One pass of the planner, applied; its plan is empty when there is nothing to do.
+    pub fn pass(&mut self) -> Planned {
         let mut next = self.next_id;
         let state = &self.state;
         let mut ids = || loop {
@@ -56,12 +56,18 @@ impl Rehearsal {
                 return id;
             }
         };
-        let plan = super::plan(state, &Scope::All, self.now, &mut ids).plan;
+        let planned = super::plan(state, &Scope::All, self.now, &mut ids);
         self.next_id = next;
-        if plan.is_empty() {
-            return None;
+        if !planned.plan.is_empty() {
+            // A plan is never rejected.
+            let _ = self.command(CommandKind::Plan(planned.plan.clone()));
         }
-        self.command(CommandKind::Plan(plan.clone())).ok().map(|()| plan)
+        planned
+    }
+
+    /// Nothing is left to do but to wait until then.
+    pub fn pass_time(&mut self, until: Timestamp) {
+        self.now = self.now.max(until);
     }
 
     /// Every agent that can be reached does as it is told; whether there was anything.
@@ -82,6 +88,10 @@ impl Rehearsal {
             Desired::Remove => News::Gone,
             Desired::Run | Desired::Stop if phase.is_terminal() => return None,
             Desired::Stop => observed(attempt, Phase::Stopped),
+            Desired::Run if self.state.spec_of(instance).is_some_and(|spec| spec.mode.is_job()) => {
+                let done = Progress { attempt, phase: Phase::Stopped };
+                News::Observed(Observed { exit_code: Some(0), ..Observed::of(done, self.now) })
+            }
             Desired::Run if phase == Phase::Ready => return None,
             Desired::Run if phase < Phase::Ready => observed(attempt, Phase::Ready),
             Desired::Run => observed(attempt.saturating_add(1), Phase::Ready),
@@ -92,7 +102,7 @@ impl Rehearsal {
     /// Planner and agents in turns, until both rest.
     pub fn settle(&mut self) {
         for _ in 0..MOST_PASSES {
-            let planned = self.pass().is_some();
+            let planned = !self.pass().plan.is_empty();
             if !self.obey() && !planned {
                 return;
             }
@@ -133,8 +143,8 @@ pub fn moves(
     for _ in 0..MOST_PASSES {
         let before = rehearsal.state.clone();
         let shifts = rebalance::next(&before, rehearsal.now);
-        let planned = rehearsal.pass();
-        let created = planned.iter().flat_map(|plan| &plan.create).filter(|new| new.moves_to.is_some());
+        let planned = rehearsal.pass().plan;
+        let created = planned.create.iter().filter(|new| new.moves_to.is_some());
         for new in created {
             let of_slot = |shift: &&Shift| {
                 let instance = before.instance(shift.instance);
@@ -146,7 +156,7 @@ pub fn moves(
             let start_first = new.beside.is_some();
             moves.push(Move { service: new.service, name, start_first, shift: shift.clone() });
         }
-        if !rehearsal.obey() && planned.is_none() {
+        if !rehearsal.obey() && planned.is_empty() {
             break;
         }
     }
