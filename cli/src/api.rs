@@ -8,9 +8,9 @@ use skein_proto::{
     v1::{
         self, ApplyServiceRequest, ApplyServiceResponse, Consistency, Event, GetStatusResponse, Instance,
         Node, Service, ServiceSpec, cluster_service_client::ClusterServiceClient,
-        event_service_client::EventServiceClient, instance_service_client::InstanceServiceClient,
-        node_service_client::NodeServiceClient, service_service_client::ServiceServiceClient,
-        usage_service_client::UsageServiceClient,
+        config_service_client::ConfigServiceClient, event_service_client::EventServiceClient,
+        instance_service_client::InstanceServiceClient, node_service_client::NodeServiceClient,
+        service_service_client::ServiceServiceClient, usage_service_client::UsageServiceClient,
     },
 };
 use tonic::transport::Channel;
@@ -37,7 +37,7 @@ macro_rules! clients {
 }
 clients!(
     services ServiceServiceClient, instances InstanceServiceClient, nodes NodeServiceClient,
-    cluster ClusterServiceClient, events EventServiceClient, usage UsageServiceClient
+    cluster ClusterServiceClient, configs ConfigServiceClient, events EventServiceClient, usage UsageServiceClient
 );
 
 /// One call: the request is cloned for every attempt, so it stays the same.
@@ -196,6 +196,34 @@ impl Api {
         call!(self, Repeat::Write, services.delete_service(request))?
             .service
             .ok_or_else(|| missing("service"))
+    }
+
+    pub async fn create_config(&self, spec: v1::ConfigSpec) -> Result<v1::Config, Failure> {
+        let request =
+            v1::CreateConfigRequest { spec: Some(spec), request_id: request_id(), ..Default::default() };
+        call!(self, Repeat::Write, configs.create_config(request))?.config.ok_or_else(|| missing("config"))
+    }
+
+    /// With its content.
+    pub async fn config(&self, config: &str) -> Result<v1::Config, Failure> {
+        let request = v1::GetConfigRequest { config: config.to_owned(), consistency: self.consistency };
+        call!(self, Repeat::Read, configs.get_config(request))?.config.ok_or_else(|| missing("config"))
+    }
+
+    /// Without their contents.
+    pub async fn configs(&self) -> Result<Vec<v1::Config>, Failure> {
+        let request =
+            v1::ListConfigsRequest { page_size: PAGE, consistency: self.consistency, ..Default::default() };
+        pages!(self, configs.list_configs(request), configs)
+    }
+
+    pub async fn delete_config(&self, config: &str) -> Result<(), Failure> {
+        let request = v1::DeleteConfigRequest {
+            config: config.to_owned(),
+            request_id: request_id(),
+            ..Default::default()
+        };
+        call!(self, Repeat::Write, configs.delete_config(request)).map(drop)
     }
 
     pub async fn instance(&self, instance: &str) -> Result<Instance, Failure> {

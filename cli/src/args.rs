@@ -9,8 +9,8 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::{
     command::{
-        apply, cluster, completions, context, events, exec, explain, logs, node, plan, rebalance, service,
-        simulate, stack, top, version,
+        apply, cluster, completions, config, context, events, exec, explain, logs, node, plan, rebalance,
+        service, simulate, stack, top, version,
     },
     output::Format,
 };
@@ -115,6 +115,8 @@ pub enum Command {
     Stack(stack::Command),
     #[command(subcommand, visible_alias = "nodes")]
     Node(node::Command),
+    #[command(subcommand, visible_alias = "configs")]
+    Config(config::Command),
     Logs(logs::Args),
     Exec(exec::Args),
     Events(events::Args),

@@ -3,6 +3,7 @@
 pub mod apply;
 pub mod cluster;
 pub mod completions;
+pub mod config;
 pub mod context;
 pub mod events;
 pub mod exec;
@@ -31,6 +32,7 @@ pub async fn run(app: &App, command: Command) -> Result<(), Failure> {
         Command::Stack(command) => stack::run(app, command).await,
         Command::Node(command) => node::run(app, command).await,
         Command::Logs(args) => logs::run(app, args).await,
+        Command::Config(command) => config::run(app, command).await,
         Command::Exec(args) => exec::run(app, args).await,
         Command::Events(args) => events::run(app, args).await,
         Command::Explain(command) => explain::run(app, command).await,

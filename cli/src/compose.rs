@@ -5,6 +5,7 @@
 //! Deliberately not here: `include`, `extends`; `docker stack deploy` does not read them either.
 
 pub mod amount;
+mod configs;
 mod deploy;
 mod diagnostic;
 mod document;
@@ -33,6 +34,7 @@ use std::{collections::BTreeMap, io, path::Path};
 
 use skein_common::service::ServiceSpec;
 
+pub use configs::StackConfig;
 pub use diagnostic::{Diagnostic, Position, Severity};
 pub use keys::nearest;
 pub use order::{Condition, Dependency};
@@ -72,6 +74,8 @@ pub struct Stack {
     pub name: String,
     /// In order of the file, but behind those that they depend on.
     pub services: Vec<StackService>,
+    /// What the services mount and the stack brings along, in the order of names.
+    pub configs: Vec<StackConfig>,
     pub warnings: Vec<Diagnostic>,
     document: Node,
     files: Vec<String>,
@@ -87,6 +91,18 @@ impl Stack {
             file: self.files.get(file).cloned().unwrap_or_default(),
             at: origin.map(|origin| origin.at),
             path: origin.map_or_else(|| field.to_owned(), |origin| origin.path.clone()),
+            message,
+            also: Vec::new(),
+        }
+    }
+
+    /// What is wrong at a place of the files.
+    pub fn finding(&self, at: Position, path: &str, message: String) -> Diagnostic {
+        Diagnostic {
+            severity: Severity::Error,
+            file: self.files.get(at.file).cloned().unwrap_or_default(),
+            at: Some(at),
+            path: path.to_owned(),
             message,
             also: Vec::new(),
         }
@@ -118,14 +134,14 @@ pub fn read(input: &Input<'_>) -> Result<Stack, Vec<Diagnostic>> {
     let variables = document::variables(input, &mut report);
     let document = document::load(input, &variables, &mut report);
     let stack = document.and_then(|document| {
-        let (name, services) = read_into(input, &document, &variables, &mut report)?;
-        Some((name, services, document))
+        let (name, services, configs) = read_into(input, &document, &variables, &mut report)?;
+        Some((name, services, configs, document))
     });
     let failed = report.errors() > 0;
     let found = report.into_diagnostics();
     match stack {
-        Some((name, services, document)) if !failed => {
-            Ok(Stack { name, services, warnings: found, document, files })
+        Some((name, services, configs, document)) if !failed => {
+            Ok(Stack { name, services, configs, warnings: found, document, files })
         }
         _ => Err(found),
     }
@@ -136,13 +152,17 @@ fn read_into(
     root: &Node,
     variables: &BTreeMap<String, String>,
     report: &mut Report,
-) -> Option<(String, Vec<StackService>)> {
+) -> Option<(String, Vec<StackService>, Vec<StackConfig>)> {
     let top = Field { path: String::new(), at: root.at, node: root };
     let section = top.section(keys::TOP, report)?;
     let name = stack_name(input, section.get("name"), report)?;
     let files = environment::Files { folder: input.folder, variables, read: input.read_file };
     let volumes =
         section.get("volumes").map(|field| volumes::declared(&field, &name, report)).unwrap_or_default();
+    let configs = section
+        .get("configs")
+        .map(|field| configs::declared(&field, &name, &files, report))
+        .unwrap_or_default();
     let networks =
         section.get("networks").map(|field| networks::declared(&field, report)).unwrap_or_default();
     let Some(services) = section.get("services") else {
@@ -157,6 +177,7 @@ fn read_into(
         services: &services.all().map(|(key, _)| key.to_owned()).collect(),
         files: &files,
         volumes: &volumes,
+        configs: &configs,
         networks: &networks,
     };
     let services: Vec<StackService> = services
@@ -165,7 +186,8 @@ fn read_into(
         .filter_map(|(key, field)| service::read(key, &field, &around, report))
         .collect();
     order::check(&services, report);
-    Some((name, order::sort(services, report)))
+    let made = configs.into_values().filter_map(|declared| declared.made).collect();
+    Some((name, order::sort(services, report), made))
 }
 
 fn stack_name(input: &Input<'_>, field: Option<Field<'_>>, report: &mut Report) -> Option<String> {

@@ -3,6 +3,7 @@
 //! Invariant: json and yaml are the protobuf JSON of the API, the same that other gRPC tools
 //! show; a list is an array. Tables are for people and may change.
 
+pub mod config;
 pub mod event;
 pub mod instance;
 pub mod json;

@@ -5,8 +5,12 @@
 
 use std::{collections::HashMap, path::PathBuf};
 
+use skein_common::config::ConfigSpec;
 use skein_proto::v1::{ApplyResult, Service, ServiceSpec};
 
+use super::config;
+
+use super::config;
 use crate::{
     app::App,
     compose::{Condition, Diagnostic, STACK_LABEL, Stack, StackService},
@@ -16,6 +20,7 @@ use crate::{
     progress::{self, Goal, WaitArgs},
     terminal::printable,
 };
+use skein_common::config::ConfigSpec;
 
 /// Create or change the services of a Compose file
 ///
@@ -70,10 +75,11 @@ pub async fn deploy(
     options: &Options,
 ) -> Result<(), Failure> {
     let stack = compose_files::read(app, files, stack)?;
+    let missing = config::missing(app, &stack).await?;
     // One bad service must not leave half a stack behind.
     let mut refused = Vec::new();
     for service in &stack.services {
-        match app.api.apply(ServiceSpec::from(&service.spec), true).await {
+        match app.api.apply(ServiceSpec::from(&config::rehearsable(&service.spec, &missing)), true).await {
             Ok(answer) => {
                 warn(app, &service.spec.name, &answer.warnings);
                 if options.dry_run {
@@ -88,9 +94,13 @@ pub async fn deploy(
         return Err(Failure::File(refused));
     }
     if options.dry_run {
+        for config in &missing {
+            app.terminal.print_line(&format!("config {} would be created", config.name))?;
+        }
         return dry_prune(app, &stack, options).await;
     }
-    let etags = planned(app, &stack, options).await?;
+    let etags = planned(app, &stack, &missing, options).await?;
+    config::make(app, &missing).await?;
     let mut goals = Vec::new();
     for service in &stack.services {
         wait_for_dependencies(app, &stack, service, &goals, &options.wait).await?;
@@ -107,15 +117,22 @@ pub async fn deploy(
             goals.push(Goal::Removed { id: service.id.clone(), name: name(&service).to_owned() });
         }
     }
-    progress::wait(app, goals, &options.wait).await
+    progress::wait(app, goals, &options.wait).await?;
+    config::prune(app, &stack.name, &stack.configs.iter().map(|one| one.spec.name.as_str()).collect()).await
 }
 
 /// The etags of the services as they were planned on, unless that does not matter.
-async fn planned(app: &App, stack: &Stack, options: &Options) -> Result<HashMap<String, String>, Failure> {
+async fn planned(
+    app: &App,
+    stack: &Stack,
+    missing: &[ConfigSpec],
+    options: &Options,
+) -> Result<HashMap<String, String>, Failure> {
     if options.plan_etag.is_empty() {
         return Ok(HashMap::new());
     }
-    let specs = stack.services.iter().map(|service| ServiceSpec::from(&service.spec)).collect();
+    let specs = stack.services.iter().map(|service| config::rehearsable(&service.spec, missing));
+    let specs = specs.map(|spec| ServiceSpec::from(&spec)).collect();
     let surplus = if options.prune { surplus(app, stack).await? } else { Vec::new() };
     let remove = surplus.into_iter().map(|service| service.id).collect();
     Ok(app.api.plan(specs, remove, &options.plan_etag).await?.etags)

@@ -6,9 +6,10 @@
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
+use skein_common::config::ConfigSpec;
 use skein_proto::v1::{ApplyResult, PlannedChange, PlannedInstance, Service, ServiceSpec};
 
-use super::apply;
+use super::{apply, config};
 use crate::{
     app::App,
     compose::{Stack, StackService},
@@ -105,16 +106,17 @@ impl Action {
 /// # Errors
 /// `Changes` when something would change, `NoPlan` when it cannot be told.
 pub async fn run(app: &App, args: Args) -> Result<(), Failure> {
-    let plan = plan(app, &args).await.map_err(|failure| Failure::NoPlan(Box::new(failure)))?;
+    let plan = Box::pin(plan(app, &args)).await.map_err(|failure| Failure::NoPlan(Box::new(failure)))?;
     show(app, &args, &plan)?;
     if plan.steps.iter().all(|step| step.action == Action::Keep) { Ok(()) } else { Err(Failure::Changes) }
 }
 
 async fn plan(app: &App, args: &Args) -> Result<Plan, Failure> {
     let stack = compose_files::read(app, &args.file, args.name.as_deref())?;
+    let missing = config::missing(app, &stack).await?;
     let (mut steps, mut refused) = (Vec::new(), Vec::new());
     for service in &stack.services {
-        match step(app, service).await {
+        match Box::pin(step(app, service, &missing)).await {
             Ok(step) => steps.push(step),
             Err(failure) => refused.extend(apply::violations(failure, &stack, service)?),
         }
@@ -123,7 +125,8 @@ async fn plan(app: &App, args: &Args) -> Result<Plan, Failure> {
         return Err(Failure::File(refused));
     }
     let remove = surplus(app, args, &stack, &mut steps).await?;
-    let specs = stack.services.iter().map(|service| ServiceSpec::from(&service.spec)).collect();
+    let specs = stack.services.iter().map(|service| config::rehearsable(&service.spec, &missing));
+    let specs = specs.map(|spec| ServiceSpec::from(&spec)).collect();
     let foreseen = app.api.plan(specs, remove, "").await?;
     attach(&mut steps, foreseen.instances);
     Ok(Plan { steps, etag: foreseen.plan_etag })
@@ -146,7 +149,7 @@ impl Step {
     }
 }
 
-async fn step(app: &App, service: &StackService) -> Result<Step, Failure> {
+async fn step(app: &App, service: &StackService, missing: &[ConfigSpec]) -> Result<Step, Failure> {
     let name = service.spec.name.clone();
     let known = match app.api.service(&name).await {
         Ok(known) if !known.deleting => Some(known),
@@ -154,11 +157,12 @@ async fn step(app: &App, service: &StackService) -> Result<Step, Failure> {
         Err(failure) if failure.is_not_found() => None,
         Err(failure) => return Err(failure),
     };
-    let answer = app.api.apply(ServiceSpec::from(&service.spec), true).await?;
+    let answer = app.api.apply(ServiceSpec::from(&config::rehearsable(&service.spec, missing)), true).await?;
     apply::warn(app, &service.spec.name, &answer.warnings);
     let planned = answer.service.clone().unwrap_or_default();
     let Some(known) = known else { return Ok(Step::new(name, Action::Create)) };
-    let changes = difference::between(&spec(&known), &spec(&planned));
+    let planned_spec = whole(&spec(&planned), &service.spec);
+    let changes = difference::between(&spec(&known), &planned_spec);
     let action = match answer.result() {
         ApplyResult::Unchanged => Action::Keep,
         _ if changes.is_empty() => Action::Keep,
@@ -170,6 +174,20 @@ async fn step(app: &App, service: &StackService) -> Result<Step, Failure> {
 
 fn spec(service: &Service) -> Value {
     service.spec.as_ref().map(|spec| output::json::with_field_names("ServiceSpec", spec)).unwrap_or_default()
+}
+
+/// With the configs that could not be named yet.
+fn whole(planned: &Value, wanted: &skein_common::service::ServiceSpec) -> Value {
+    let wanted = output::json::with_field_names("ServiceSpec", &ServiceSpec::from(wanted));
+    let mut planned = planned.clone();
+    let configs = wanted.pointer("/container/configs").and_then(Value::as_array).cloned().unwrap_or_default();
+    let known = planned.pointer("/container/configs").and_then(Value::as_array).cloned().unwrap_or_default();
+    if configs.len() != known.len()
+        && let Some(container) = planned.get_mut("container").and_then(Value::as_object_mut)
+    {
+        container.insert("configs".to_owned(), Value::Array(configs));
+    }
+    planned
 }
 
 /// Ids of what is to be removed.
@@ -185,7 +203,7 @@ async fn surplus(
         return Ok(surplus.into_iter().map(|service| service.id).collect());
     }
     if !surplus.is_empty() {
-        let names: Vec<&str> = surplus.iter().map(|service| name(service)).collect();
+        let names: Vec<&str> = surplus.iter().map(name).collect();
         app.terminal.note(&format!("not in the files, kept without --prune: {}", names.join(", ")));
     }
     Ok(Vec::new())

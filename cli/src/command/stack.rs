@@ -1,6 +1,6 @@
 //! `skein stack`: all services of one Compose file, by the label they share.
 
-use std::path::PathBuf;
+use std::{collections::BTreeSet, path::PathBuf};
 
 use skein_proto::v1::{Instance, Service};
 
@@ -163,5 +163,9 @@ async fn remove(app: &App, args: &RmArgs) -> Result<(), Failure> {
         app.print_done(&deleted, &format!("{} being removed", name(&service)))?;
         goals.push(Goal::Removed { id: service.id.clone(), name: name(&service).to_owned() });
     }
-    progress::wait(app, goals, &args.wait).await
+    progress::wait(app, goals, &args.wait).await?;
+    for stack in &args.names {
+        super::config::prune(app, stack, &BTreeSet::new()).await?;
+    }
+    Ok(())
 }

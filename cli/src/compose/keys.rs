@@ -37,7 +37,7 @@ pub const TOP: Keys = &[
     ("services", Read),
     ("volumes", Read),
     ("networks", Read),
-    ("configs", Ignored("ignored: Skein has no configs yet, and no service could use them")),
+    ("configs", Read),
     ("secrets", Ignored("ignored: Skein has no secrets yet, and no service could use them")),
     ("include", Refused("not supported: put the services into one file")),
     ("models", Refused(NOT_STACK)),
@@ -54,7 +54,7 @@ pub const SERVICE: Keys = &[
     ("cgroup_parent", Ignored(AS_STACK)),
     ("cgroupns_mode", Ignored(AS_STACK)),
     ("command", Read),
-    ("configs", Refused("Skein has no configs yet: use environment, or a bind mount")),
+    ("configs", Read),
     ("container_name", Ignored("ignored: a service can have many containers, which Skein names")),
     ("cpu_count", Refused(LIMITS)),
     ("cpu_percent", Refused(LIMITS)),
@@ -269,6 +269,20 @@ pub const MOUNT_VOLUME: Keys = &[("labels", Read), ("nocopy", Read), ("subpath",
 pub const MOUNT_TMPFS: Keys = &[("mode", Read), ("size", Read)];
 pub const VOLUME: Keys =
     &[("driver", Read), ("driver_opts", Read), ("external", Read), ("labels", Read), ("name", Read)];
+pub const CONFIG: Keys = &[
+    ("content", Read),
+    ("environment", Read),
+    ("external", Read),
+    ("file", Read),
+    ("labels", Read),
+    ("name", Read),
+    (
+        "template_driver",
+        Refused("not supported: nothing in a config is filled in; write it with variables of the file"),
+    ),
+];
+pub const CONFIG_MOUNT: Keys =
+    &[("gid", Read), ("mode", Read), ("source", Read), ("target", Read), ("uid", Read)];
 pub const NETWORK: Keys = &[
     ("attachable", Read),
     ("driver", Read),

@@ -11,7 +11,9 @@ use skein_common::service::{
 };
 
 use super::{
-    STACK_LABEL, StackService, deploy,
+    STACK_LABEL, StackService,
+    configs::{self, Configs},
+    deploy,
     diagnostic::Report,
     environment, extension,
     field::{Field, Section},
@@ -30,6 +32,7 @@ pub struct Surroundings<'a> {
     pub services: &'a BTreeSet<String>,
     pub files: &'a environment::Files<'a>,
     pub volumes: &'a Volumes,
+    pub configs: &'a Configs,
     pub networks: &'a Networks,
 }
 
@@ -131,6 +134,7 @@ fn container(
         user: text("user", report),
         working_dir: text("working_dir", report),
         mounts: volumes::mounts(section, around.volumes, around.files, origins, report),
+        configs: configs::mounts(section, around.configs, origins, report),
         healthcheck: section.get("healthcheck").and_then(|field| healthcheck(&field, report)),
         stop_signal: text("stop_signal", report),
         stop_grace: duration(section, "stop_grace_period", report).unwrap_or(DEFAULT_STOP_GRACE),
