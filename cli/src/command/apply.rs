@@ -10,7 +10,6 @@ use skein_proto::v1::{ApplyResult, Service, ServiceSpec};
 
 use super::config;
 
-use super::config;
 use crate::{
     app::App,
     compose::{Condition, Diagnostic, STACK_LABEL, Stack, StackService},
@@ -20,7 +19,6 @@ use crate::{
     progress::{self, Goal, WaitArgs},
     terminal::printable,
 };
-use skein_common::config::ConfigSpec;
 
 /// Create or change the services of a Compose file
 ///
