@@ -153,6 +153,40 @@ impl Api {
             .ok_or_else(|| missing("service"))
     }
 
+    /// Runs a job now; the run.
+    pub async fn run_job(&self, service: &str) -> Result<Service, Failure> {
+        let request =
+            v1::RunJobRequest { service: service.to_owned(), request_id: request_id(), ..Default::default() };
+        call!(self, Repeat::Write, services.run_job(request))?.run.ok_or_else(|| missing("run"))
+    }
+
+    pub async fn control_schedule(
+        &self,
+        service: &str,
+        control: v1::ScheduleControl,
+    ) -> Result<Service, Failure> {
+        let request = v1::ControlScheduleRequest {
+            service: service.to_owned(),
+            control: control.into(),
+            request_id: request_id(),
+            ..Default::default()
+        };
+        call!(self, Repeat::Write, services.control_schedule(request))?
+            .service
+            .ok_or_else(|| missing("service"))
+    }
+
+    /// Runs that the schedule of this job made.
+    pub async fn runs(&self, job: &str) -> Result<Vec<Service>, Failure> {
+        let request = v1::ListServicesRequest {
+            page_size: PAGE,
+            consistency: self.consistency,
+            runs_of: job.to_owned(),
+            ..Default::default()
+        };
+        pages!(self, services.list_services(request), services)
+    }
+
     /// The present one first.
     pub async fn generations(&self, service: &str) -> Result<Vec<v1::ServiceGeneration>, Failure> {
         let request =

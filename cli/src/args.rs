@@ -9,8 +9,8 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::{
     command::{
-        apply, cluster, completions, config, context, events, exec, explain, logs, node, plan, rebalance,
-        service, simulate, stack, top, version,
+        apply, cluster, completions, config, context, events, exec, explain, job, logs, node, plan,
+        rebalance, service, simulate, stack, top, version,
     },
     output::Format,
 };
@@ -28,6 +28,7 @@ Most used:
   skein logs -f NAME                     follow what its containers write
   skein exec -it NAME -- sh              a shell in one of its containers
   skein events -w                        watch what happens in the cluster
+  skein job ls                           jobs, when they are due and how they went
   skein node ls                          the machines
   skein node drain NODE                  move everything away from a machine
   skein rebalance                        move instances to where they do better
@@ -113,6 +114,8 @@ pub enum Command {
     Service(service::Command),
     #[command(subcommand)]
     Stack(stack::Command),
+    #[command(subcommand, visible_alias = "jobs")]
+    Job(job::Command),
     #[command(subcommand, visible_alias = "nodes")]
     Node(node::Command),
     #[command(subcommand, visible_alias = "configs")]
@@ -223,6 +226,12 @@ mod tests {
             "skein service promote a",
             "skein service pause a",
             "skein service resume a",
+            "skein job ls --watch",
+            "skein job run shop_backup --detach",
+            "skein job suspend a b",
+            "skein jobs resume a",
+            "skein job history a -o json",
+            "skein service ls --runs",
             "skein node drain n2 --detach",
             "skein node label n1 zone=a disk-",
             "skein node rm n1 --force",

@@ -8,6 +8,7 @@ pub mod context;
 pub mod events;
 pub mod exec;
 pub mod explain;
+pub mod job;
 pub mod logs;
 pub mod node;
 pub mod plan;
@@ -30,6 +31,7 @@ pub async fn run(app: &App, command: Command) -> Result<(), Failure> {
         Command::Plan(args) => plan::run(app, args).await,
         Command::Service(command) => service::run(app, command).await,
         Command::Stack(command) => stack::run(app, command).await,
+        Command::Job(command) => job::run(app, command).await,
         Command::Node(command) => node::run(app, command).await,
         Command::Logs(args) => logs::run(app, args).await,
         Command::Config(command) => config::run(app, command).await,

@@ -25,6 +25,7 @@ mod probe;
 mod process;
 mod rollout;
 mod scalar;
+mod schedule;
 mod service;
 mod template;
 mod volumes;

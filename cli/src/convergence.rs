@@ -35,6 +35,11 @@ impl Standing {
 /// A service that shall run as its spec of a generation says.
 pub fn of_running(name: &str, generation: u64, service: &Service, instances: &[&Instance]) -> Standing {
     let desired = desired(service);
+    if let Some(schedule) = &service.schedule {
+        let next = text::instant(schedule.next.as_ref()).map(text::second);
+        let next = next.map_or_else(|| "suspended".to_owned(), |next| format!("next run at {next}"));
+        return Standing::new(format!("{name} scheduled ({next})"), true);
+    }
     if let Some(run) = &service.job {
         return of_job(name, service, run, instances);
     }
@@ -59,7 +64,7 @@ pub fn of_running(name: &str, generation: u64, service: &Service, instances: &[&
         let why = service.status.as_ref().map(|status| status.message.as_str()).unwrap_or_default();
         parts.push(with_reason(&format!("{missing} to come"), why));
     }
-    let stuck = stuck(name, generation, service);
+    let stuck = stuck(name, generation, service).or_else(|| waits_in_vain(name, service, instances));
     parts.extend(rollout(service));
     let reached =
         stuck.is_none() && parts.is_empty() && ready == new.len() && u32::try_from(ready) == Ok(desired);
@@ -99,6 +104,13 @@ fn stuck(name: &str, generation: u64, service: &Service) -> Option<String> {
         )),
         _ => None,
     }
+}
+
+/// What it waits for has failed, and nothing but a user's word changes that.
+fn waits_in_vain(name: &str, service: &Service, instances: &[&Instance]) -> Option<String> {
+    let explained = instances.iter().filter(|_| service.waits_for_dependencies).map(|i| &i.explanation);
+    let reason = explained.into_iter().find(|text| text.ends_with("which has failed"))?;
+    Some(format!("{name} {reason}\nnext: skein job ls, then skein logs JOB"))
 }
 
 /// A job is there when it has completed.

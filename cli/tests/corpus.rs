@@ -189,6 +189,7 @@ fn the_examples_are_right() {
         &["placement.yaml"],
         &["job.yaml"],
         &["configs/compose.yaml"],
+        &["cron.yaml"],
     ] {
         let source = |name: &&str| Source {
             name: (*name).to_owned(),

@@ -12,13 +12,15 @@ use super::config;
 
 use crate::{
     app::App,
-    compose::{Condition, Diagnostic, STACK_LABEL, Stack, StackService},
+    compose::{Diagnostic, STACK_LABEL, Stack, StackService},
     compose_files,
     failure::Failure,
-    output::service::name,
+    output::service::{is_run, name},
     progress::{self, Goal, WaitArgs},
     terminal::printable,
 };
+
+const DEPENDENCIES: &str = "spec.depends_on";
 
 /// Create or change the services of a Compose file
 ///
@@ -79,12 +81,14 @@ pub async fn deploy(
     for service in &stack.services {
         match app.api.apply(ServiceSpec::from(&config::rehearsable(&service.spec, &missing)), true).await {
             Ok(answer) => {
-                warn(app, &service.spec.name, &answer.warnings);
+                warn_at_deploy(app, &service.spec.name, &answer.warnings);
                 if options.dry_run {
                     let verb = verb(answer.result());
                     app.terminal.print_line(&format!("{} would be {verb}", service.spec.name))?;
                 }
             }
+            // The order in the files is right; the cluster compares it with the one of before.
+            Err(failure) if is_of_order(&failure) => {}
             Err(failure) => refused.extend(violations(failure, &stack, service)?),
         }
     }
@@ -101,7 +105,6 @@ pub async fn deploy(
     config::make(app, &missing).await?;
     let mut goals = Vec::new();
     for service in &stack.services {
-        wait_for_dependencies(app, &stack, service, &goals, &options.wait).await?;
         let etag = etags.get(&service.spec.name).map_or("", String::as_str);
         let answer = app.api.apply_at(ServiceSpec::from(&service.spec), etag).await?;
         let applied = answer.service.clone().unwrap_or_default();
@@ -143,25 +146,10 @@ pub fn warn(app: &App, service: &str, warnings: &[String]) {
     }
 }
 
-/// Waits for those that must be healthy or done first; detached, only the order is kept.
-async fn wait_for_dependencies(
-    app: &App,
-    stack: &Stack,
-    service: &StackService,
-    goals: &[Goal],
-    wait: &WaitArgs,
-) -> Result<(), Failure> {
-    let is_waited_for = |key: &str| {
-        service.depends_on.iter().any(|known| known.service == key && known.condition != Condition::Started)
-    };
-    let needed: Vec<Goal> = stack
-        .services
-        .iter()
-        .zip(goals)
-        .filter(|(service, _)| is_waited_for(&service.key))
-        .map(|(_, goal)| goal.clone())
-        .collect();
-    progress::wait(app, needed, wait).await
+/// What the files themselves say is not news: services that are waited for may be yet to come.
+pub fn warn_at_deploy(app: &App, service: &str, warnings: &[String]) {
+    let news = warnings.iter().filter(|warning| !warning.starts_with(DEPENDENCIES));
+    warn(app, service, &news.cloned().collect::<Vec<_>>());
 }
 
 const fn verb(result: ApplyResult) -> &'static str {
@@ -171,6 +159,11 @@ const fn verb(result: ApplyResult) -> &'static str {
         ApplyResult::Unchanged => "unchanged",
         ApplyResult::Unspecified => "applied",
     }
+}
+
+fn is_of_order(failure: &Failure) -> bool {
+    let Failure::Refused(refusal) = failure else { return false };
+    !refusal.fields.is_empty() && refusal.fields.iter().all(|(field, _)| field.starts_with(DEPENDENCIES))
 }
 
 /// Field violations of the cluster at the places of the file they came from.
@@ -198,7 +191,9 @@ pub fn violations(
 pub async fn surplus(app: &App, stack: &Stack) -> Result<Vec<Service>, Failure> {
     let mut services = app.api.services(&[(STACK_LABEL, &stack.name)]).await?;
     services.retain(|service| {
-        !service.deleting && !stack.services.iter().any(|known| known.spec.name == name(service))
+        !service.deleting
+            && !is_run(service)
+            && !stack.services.iter().any(|known| known.spec.name == name(service))
     });
     Ok(services)
 }

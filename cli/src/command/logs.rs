@@ -9,10 +9,11 @@ mod reader;
 use std::time::SystemTime;
 
 use skein_common::InstanceId;
-use skein_proto::v1::stream_logs_request::Source;
+use skein_proto::v1::{Service, stream_logs_request::Source};
 
 use self::reader::Reader;
-use crate::{app::App, failure::Failure};
+use super::job::order_of_runs;
+use crate::{app::App, failure::Failure, output::service::name};
 
 /// Show what the containers of a service or of one instance write
 #[derive(Debug, clap::Args)]
@@ -22,7 +23,9 @@ Examples:
   skein logs -f shop_web                 and go on with what is written from now on
   skein logs shop_web.3 --tail 20        one instance, the last 20 lines
   skein logs shop_web --since 10m
-  skein logs -p shop_web.3               what it wrote before its last restart")]
+  skein logs -p shop_web.3               what it wrote before its last restart
+  skein logs shop_backup                 the latest run of a job with a schedule
+  skein logs shop_backup-20261123t2115   another one of them (see skein job history shop_backup)")]
 pub struct Args {
     /// Name or id of a service, or of one instance (shop_web.3)
     #[arg(value_name = "SERVICE|INSTANCE")]
@@ -63,9 +66,21 @@ pub async fn run(app: &App, args: Args) -> Result<(), Failure> {
     Reader::new(app, &args, source).run().await
 }
 
+/// A job with a schedule writes in its runs.
+async fn latest_run(app: &App, job: &Service) -> Result<Source, Failure> {
+    let runs = app.api.runs(&job.id).await?;
+    let Some(run) = runs.into_iter().max_by_key(order_of_runs) else {
+        let name = name(job);
+        return Err(Failure::Failed(format!("{name} has not run yet\nnext: skein job run {name}")));
+    };
+    app.terminal.note(&format!("of its latest run, {}", name(&run)));
+    Ok(Source::Service(run.id))
+}
+
 /// A service by id or name, an instance by id or by a name such as `web.3`.
 async fn find(app: &App, target: &str) -> Result<Source, Failure> {
     let not_found = match app.api.service(target).await {
+        Ok(service) if service.schedule.is_some() => return latest_run(app, &service).await,
         Ok(service) => return Ok(Source::Service(service.id)),
         Err(failure) if failure.is_not_found() => failure,
         Err(failure) => return Err(failure),

@@ -158,7 +158,7 @@ async fn step(app: &App, service: &StackService, missing: &[ConfigSpec]) -> Resu
         Err(failure) => return Err(failure),
     };
     let answer = app.api.apply(ServiceSpec::from(&config::rehearsable(&service.spec, missing)), true).await?;
-    apply::warn(app, &service.spec.name, &answer.warnings);
+    apply::warn_at_deploy(app, &service.spec.name, &answer.warnings);
     let planned = answer.service.clone().unwrap_or_default();
     let Some(known) = known else { return Ok(Step::new(name, Action::Create)) };
     let planned_spec = whole(&spec(&planned), &service.spec);

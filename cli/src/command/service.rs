@@ -10,7 +10,10 @@ use crate::{
     app::App,
     failure::Failure,
     live::{self, Source},
-    output::{Format, instance, service::name},
+    output::{
+        Format, instance,
+        service::{is_run, name},
+    },
     progress::{self, Goal, WaitArgs},
 };
 
@@ -46,6 +49,9 @@ pub struct LsArgs {
     /// Only services with this label (KEY or KEY=VALUE); all of them when given more than once
     #[arg(long, value_name = "LABEL")]
     pub label: Vec<String>,
+    /// Also the runs that schedules of jobs made
+    #[arg(long)]
+    pub runs: bool,
     /// Show it again whenever something changes
     #[arg(long, short)]
     pub watch: bool,
@@ -130,6 +136,7 @@ pub async fn run(app: &App, command: Command) -> Result<(), Failure> {
                 args.label.iter().map(|label| label.split_once('=').unwrap_or((label, ""))).collect();
             live::list(app, args.watch, Source::Services, || async {
                 let mut services = app.api.services(&labels).await?;
+                services.retain(|service| args.runs || !is_run(service));
                 services.sort_by(|a, b| name(a).cmp(name(b)));
                 Ok(services)
             })
@@ -172,6 +179,12 @@ async fn ps(app: &App, args: &PsArgs) -> Result<(), Failure> {
             // A service that is not there is an error, one without instances is not.
             let service = app.api.service(service).await?;
             found.extend(app.api.instances(&service.id, "").await?);
+            // A job with a schedule has them in its runs.
+            if service.schedule.is_some() {
+                for run in app.api.runs(&service.id).await? {
+                    found.extend(app.api.instances(&run.id, "").await?);
+                }
+            }
         }
         if !args.all && matches!(app.format, Format::Table | Format::Wide) {
             found.retain(|shown| instance::is_wanted(shown) || instance::phase(shown) != Phase::Stopped);

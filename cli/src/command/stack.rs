@@ -13,7 +13,7 @@ use crate::{
     live::{self, Source},
     output::{
         self, Format,
-        service::{StackSummary, name},
+        service::{StackSummary, is_run, name},
     },
     progress::{self, Goal, WaitArgs},
 };
@@ -136,7 +136,9 @@ fn config(app: &App, args: &ConfigArgs) -> Result<(), Failure> {
 }
 
 async fn services(app: &App, stack: &str) -> Result<Vec<Service>, Failure> {
-    let found = app.api.services(&[(STACK_LABEL, stack)]).await?;
+    let mut found = app.api.services(&[(STACK_LABEL, stack)]).await?;
+    // They belong to the job whose schedule made them, and go with it.
+    found.retain(|service| !is_run(service));
     if found.is_empty() {
         return Err(Failure::Failed(format!("there is no stack {stack}\nnext: skein stack ls")));
     }

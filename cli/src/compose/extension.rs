@@ -15,7 +15,7 @@ use super::{
     keys,
     origin::Origins,
     placement::topology,
-    probe,
+    probe, schedule,
     yaml::Value,
 };
 
@@ -32,7 +32,7 @@ pub struct Names<'a> {
 
 impl Names<'_> {
     /// The name in the cluster; a name that is not in the files is one of another stack.
-    fn full(&self, name: &str) -> String {
+    pub fn full(&self, name: &str) -> String {
         match name {
             SELF => self.own.to_owned(),
             _ if self.services.contains(name) => format!("{}_{name}", self.stack),
@@ -64,6 +64,10 @@ pub fn read(
     if let Some(field) = section.get("job") {
         origins.add("spec.job_policy", &field.path, field.node.at);
         job(&field, spec, report);
+    }
+    if let Some(field) = section.get("schedule") {
+        origins.add("spec.schedule", &field.path, field.node.at);
+        spec.schedule = schedule::read(&field, origins, report);
     }
     if let Some(field) = section.get("progress_deadline") {
         origins.add("spec.update.progress_deadline", &field.path, field.node.at);
@@ -216,6 +220,7 @@ fn job(field: &Field<'_>, spec: &mut ServiceSpec, report: &mut Report) {
     if let (Mode::Job { parallelism, .. }, Some(at_a_time)) = (&mut spec.mode, at_a_time) {
         *parallelism = at_a_time;
     }
+    spec.job.gang = section.get("gang").and_then(|field| field.boolean(report)).unwrap_or_default();
     let limit = section.get("backoff_limit").and_then(|field| field.count(0, report));
     spec.job.backoff_limit = limit.unwrap_or(spec.job.backoff_limit);
     spec.job.active_deadline = section.get("active_deadline").and_then(|field| field.duration(report));

@@ -189,6 +189,7 @@ pub const EXTENSION: Keys = &[
     ("priority", Read),
     ("probes", Read),
     ("progress_deadline", Read),
+    ("schedule", Read),
     ("spread", Read),
     ("strategy", Read),
     ("tolerations", Read),
@@ -200,8 +201,19 @@ pub const DISRUPTION: Keys = &[("max_unavailable", Read), ("min_available", Read
 pub const JOB: Keys = &[
     ("active_deadline", Read),
     ("backoff_limit", Read),
+    ("gang", Read),
     ("parallelism", Read),
     ("ttl_after_finished", Read),
+];
+pub const SCHEDULE: Keys = &[
+    ("concurrency", Read),
+    ("cron", Read),
+    ("keep_completed", Read),
+    ("keep_failed", Read),
+    ("missed", Read),
+    ("starting_deadline", Read),
+    ("suspend", Read),
+    ("time_zone", Read),
 ];
 pub const CANARY: Keys = &[("instances", Read), ("promote", Read)];
 pub const RESOURCES: Keys = &[("limits", Read), ("reservations", Read)];

@@ -1,13 +1,15 @@
-//! `depends_on`: which services are created before which.
+//! `depends_on`: which services the others wait for. The masters order them; here they are checked.
 //!
 //! Invariant: an order exists, or the circle that prevents it has been reported; services that do
 //! not depend on each other keep the order of the file.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{StackService, diagnostic::Report, field::Field, keys, yaml::Value};
+use skein_common::service::{self, DependencyCondition};
 
-/// What a service waits for before it is created.
+use super::{StackService, diagnostic::Report, extension::Names, field::Field, keys, yaml::Value};
+
+/// What a service waits for before its first instances start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dependency {
     /// Its name in the file.
@@ -15,9 +17,21 @@ pub struct Dependency {
     pub condition: Condition,
 }
 
+impl Dependency {
+    /// As the cluster knows it.
+    pub fn in_cluster(&self, names: &Names<'_>) -> service::Dependency {
+        let condition = match self.condition {
+            Condition::Started => DependencyCondition::Started,
+            Condition::Healthy => DependencyCondition::Healthy,
+            Condition::Completed => DependencyCondition::CompletedSuccessfully,
+        };
+        service::Dependency { service: names.full(&self.service), condition }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Condition {
-    /// It has been created.
+    /// One of its instances runs.
     Started,
     /// All its instances are Ready.
     Healthy,

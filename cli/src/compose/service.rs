@@ -97,10 +97,13 @@ pub fn read(
     let depends_on = match section.get("depends_on") {
         Some(field) => {
             origins.add("depends_on", &field.path, field.node.at);
+            origins.add("spec.depends_on", &field.path, field.node.at);
             order::read(&field, around.services, report)
         }
         None => Vec::new(),
     };
+    let names = extension::Names { stack: around.stack, services: around.services, own: "" };
+    spec.depends_on = depends_on.iter().map(|each| each.in_cluster(&names)).collect();
     Some(StackService { key: key.to_owned(), spec, depends_on, origins })
 }
 

@@ -11,8 +11,9 @@ use skein_common::{
     Resources,
     placement::{Affinity, Direction, GenericRequest, Strategy, TopologyKey, TopologySpread},
     service::{
-        Disruption, FailureAction, HealthTest, Mode, Mount, MountKind, MountOptions, PlacementPolicy, Probe,
-        ProbeTest, Probes, Protocol, Publish, RestartCondition, UpdateOrder, UpdatePolicy,
+        Concurrency, DependencyCondition, Disruption, FailureAction, HealthTest, MissedRuns, Mode, Mount,
+        MountKind, MountOptions, PlacementPolicy, Probe, ProbeTest, Probes, Protocol, Publish,
+        RestartCondition, Schedule, UpdateOrder, UpdatePolicy,
     },
 };
 

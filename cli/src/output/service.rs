@@ -31,8 +31,11 @@ impl Row for Service {
         let message = if self.deleting {
             "being removed".to_owned()
         } else {
-            let said =
-                convergence::rollout(self).into_iter().chain(failure(self)).chain([status.message.clone()]);
+            let said = convergence::rollout(self)
+                .into_iter()
+                .chain(failure(self))
+                .chain(next(self))
+                .chain([status.message.clone()]);
             said.filter(|text| !text.is_empty()).collect::<Vec<_>>().join("; ")
         };
         vec![
@@ -64,6 +67,11 @@ pub fn name(service: &Service) -> &str {
     service.spec.as_ref().map_or(&service.id, |spec| &spec.name)
 }
 
+/// It was made by the schedule of another one.
+pub const fn is_run(service: &Service) -> bool {
+    !service.owner_id.is_empty()
+}
+
 /// The stack it belongs to.
 pub fn stack(service: &Service) -> Option<&str> {
     service.spec.as_ref()?.labels.get(STACK_LABEL).map(String::as_str)
@@ -71,10 +79,22 @@ pub fn stack(service: &Service) -> Option<&str> {
 
 /// `2/3`, or `2/3 done` of a job.
 fn ready_text(service: &Service, status: &ServiceStatus) -> String {
+    if let Some(schedule) = &service.schedule {
+        return format!("{} running", schedule.active);
+    }
     match service.job {
         Some(_) => format!("{}/{} done", status.completed, status.desired),
         None => format!("{}/{}", status.ready, status.desired),
     }
+}
+
+/// When its schedule is due.
+fn next(service: &Service) -> Option<String> {
+    let schedule = service.schedule.as_ref()?;
+    Some(match text::instant(schedule.next.as_ref()) {
+        Some(next) => format!("next run at {}", text::second(next)),
+        None => "suspended".to_owned(),
+    })
 }
 
 /// Why a job failed.
@@ -116,7 +136,7 @@ impl StackSummary {
     /// Ordered by name.
     pub fn of(services: &[Service]) -> Vec<Self> {
         let mut found = std::collections::BTreeMap::<&str, Self>::new();
-        for service in services {
+        for service in services.iter().filter(|service| !is_run(service)) {
             let Some(name) = stack(service) else { continue };
             let summary = found.entry(name).or_insert_with(|| Self {
                 name: name.to_owned(),

@@ -22,6 +22,12 @@ pub fn age(since: Option<&prost_types::Timestamp>, now: Timestamp) -> String {
     instant(since).map(|since| duration(now.since(since))).unwrap_or_default()
 }
 
+/// RFC 3339 in UTC, to the second.
+pub fn second(at: Timestamp) -> String {
+    let text = at.to_string();
+    text.split_once('.').map_or_else(|| text.clone(), |(seconds, _)| format!("{seconds}Z"))
+}
+
 /// The two largest units at most: `45s`, `3m`, `5h`, `12d`.
 pub fn duration(duration: Duration) -> String {
     let seconds = duration.as_secs();

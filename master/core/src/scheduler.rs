@@ -14,6 +14,7 @@ mod explain;
 mod filter;
 mod fleet;
 mod fragment;
+mod gang;
 mod need;
 mod ports;
 mod preempt;
@@ -43,6 +44,7 @@ use self::{
     work::{ClassKey, Costs, Standing, Work},
 };
 pub use self::{
+    gang::Unfit,
     ports::DYNAMIC_PORTS,
     preempt::Preemption,
     rate::{Explained, Rated, Removed},
@@ -98,6 +100,7 @@ pub struct Placed {
 const HOME: &str = "its local volumes are on ";
 
 /// One pass over one state.
+#[derive(Clone)]
 pub struct Scheduler<'a> {
     state: &'a ClusterState,
     /// Of services that do not say.

@@ -268,3 +268,55 @@ fn processes_are_limited_in_either_place() {
         assert_eq!(stack(&web(body)).services[0].spec.resources.pids, pids, "{body}");
     }
 }
+
+#[test]
+fn a_job_has_a_schedule() {
+    let job =
+        |extension: &str| only(&format!("deploy: {{ mode: replicated-job }}\nx-skein: {{ {extension} }}"));
+    assert_eq!(job("schedule: '@daily'").schedule, Some(Schedule::new("@daily")));
+    let whole = "schedule: { cron: '30 2 * * mon-fri', time_zone: Europe/Berlin, concurrency: forbid, missed: skip, \
+                 starting_deadline: 1h, suspend: true, keep_completed: 5, keep_failed: 0 }, job: { gang: true }";
+    let schedule = Schedule {
+        time_zone: "Europe/Berlin".to_owned(),
+        concurrency: Concurrency::Forbid,
+        missed: MissedRuns::Skip,
+        starting_deadline: Some(Duration::from_secs(3_600)),
+        suspend: true,
+        keep_completed: 5,
+        keep_failed: 0,
+        ..Schedule::new("30 2 * * mon-fri")
+    };
+    let spec = job(whole);
+    assert_eq!((spec.schedule, spec.job.gang), (Some(schedule), true));
+    for (extension, then) in [
+        ("schedule: 'x y'", "services.web.x-skein.schedule: \"x y\" is no cron line"),
+        (
+            "schedule: { cron: '@daily', time_zone: X }",
+            "services.web.x-skein.schedule.time_zone: \"X\" is not a time zone",
+        ),
+        ("schedule: { time_zone: UTC }", "services.web.x-skein.schedule: cron is required"),
+        (
+            "schedule: { cron: '@daily', concurrency: never }",
+            "\"never\" is not one of allow, forbid, replace",
+        ),
+    ] {
+        let text = format!(
+            "services:\n  web: {{ image: x, deploy: {{ mode: replicated-job }}, x-skein: {{ {extension} }} }}\n"
+        );
+        let said = findings(&text);
+        assert!(said.contains(then), "{extension}: {said}");
+    }
+    let no_job = findings("services:\n  web: { image: x, x-skein: { schedule: '@daily' } }\n");
+    assert!(no_job.contains("services.web.x-skein.schedule: a replicated service never ends"), "{no_job}");
+}
+
+#[test]
+fn the_masters_are_told_who_waits_for_whom() {
+    let text = "services:\n  web: { image: x, depends_on: { db: { condition: service_healthy } } }\n  db: { image: x }\n";
+    let spec = stack(text).services[1].spec.clone();
+    let wanted = skein_common::service::Dependency {
+        service: format!("{}_db", stack(text).name),
+        condition: DependencyCondition::Healthy,
+    };
+    assert_eq!(spec.depends_on, [wanted]);
+}

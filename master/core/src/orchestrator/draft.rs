@@ -12,7 +12,7 @@ use skein_common::{
     InstanceId, NodeId, Revision, ServiceId, Timestamp,
     instance::{Desired, Instance, Phase, Slot},
     node::Node,
-    service::{Generation, ServiceSpec},
+    service::{Generation, Mode, ServiceSpec},
 };
 
 use super::{GIVES_WAY, Planned, Scope, history, order};
@@ -295,6 +295,9 @@ impl<'a> Draft<'a> {
         let Some(spec) = self.spec(first) else { return };
         let items = group.iter().map(|waiting| self.item(waiting)).collect();
         let items = Group { service: first.service, items, spec };
+        if spec.job.gang && spec.mode.is_job() {
+            return self.place_gang(scheduler, group, &items);
+        }
         let decisions = scheduler.place(&items);
         let (mut homeless, mut pinned) = (0, Vec::new());
         for ((waiting, item), decision) in group.iter().zip(&items.items).zip(decisions) {
@@ -313,6 +316,41 @@ impl<'a> Draft<'a> {
         if !pinned.is_empty() {
             self.make_room(scheduler.preempt_on(&items, &pinned), items.spec);
         }
+    }
+
+    /// All that wait of a job, or none; not before the whole gang is there.
+    fn place_gang(&mut self, scheduler: &mut Scheduler<'a>, group: &[Waiting], items: &Group<'a>) {
+        let missing = self.missing_of_gang(group, items.spec);
+        if missing > 0 {
+            let text = format!("waits for {missing} more of its gang");
+            return group.iter().for_each(|waiting| self.explain(waiting, &text));
+        }
+        if self.is_full(self.plan.place.len() + group.len() - 1) {
+            return;
+        }
+        match scheduler.place_all(items) {
+            Ok(placed) => group.iter().zip(placed).for_each(|(waiting, placed)| self.assign(waiting, placed)),
+            Err(unfit) => {
+                let (fit, all) = (unfit.fit, group.len());
+                let text = format!("a gang of {all} starts together, room for {fit}: {}", unfit.explanation);
+                group.iter().for_each(|waiting| self.explain(waiting, &text));
+                self.make_room(unfit.preemptions, items.spec);
+            }
+        }
+    }
+
+    /// Slots of the job that neither wait here, nor run, nor are done: not made yet, or in their back-off.
+    fn missing_of_gang(&self, group: &[Waiting], spec: &ServiceSpec) -> usize {
+        let (Some(first), Mode::Job { completions, .. }) = (group.first(), spec.mode) else { return 0 };
+        let Some(service) = self.state.service(first.service) else { return 0 };
+        let records = self.state.instances_of(first.service);
+        let begun =
+            records.filter(|i| i.generation == first.generation && i.node.is_some() && !self.loses(i));
+        let mut slots: BTreeSet<Slot> =
+            begun.filter(|i| i.desired == Desired::Run && !i.has_failed()).map(|i| i.slot).collect();
+        slots.extend(service.job.iter().flat_map(|run| &run.done).map(|slot| Slot::Number(*slot)));
+        slots.extend(group.iter().map(|waiting| waiting.slot));
+        usize::try_from(completions).unwrap_or(usize::MAX).saturating_sub(slots.len())
     }
 
     /// The next pass finds the room, once those who give way have stopped.

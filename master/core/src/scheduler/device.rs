@@ -12,7 +12,7 @@ use skein_common::{
 use crate::state::ClusterState;
 
 /// Names of resources and models as numbers.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Names {
     numbers: BTreeMap<String, u32>,
     texts: Vec<Rc<str>>,

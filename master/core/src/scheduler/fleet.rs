@@ -14,6 +14,7 @@ use super::device::{Ask, Bank, Names, banks};
 use crate::state::ClusterState;
 
 /// A node as this pass sees it.
+#[derive(Clone)]
 pub(super) struct Room<'a> {
     pub(super) node: &'a Node,
     pub(super) allocatable: Resources,
@@ -32,7 +33,7 @@ pub(super) struct Domains {
 
 pub(super) const NONE: u32 = u32::MAX;
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Fleet<'a> {
     pub(super) rooms: Vec<Room<'a>>,
     pub(super) names: Names,

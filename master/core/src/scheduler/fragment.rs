@@ -26,7 +26,7 @@ const SIZE_EXPONENT: f64 = 0.25;
 /// Ties go to the emptier node, so that equal needs do not pile up where they cannot grow.
 const TIE: f64 = 5e-3;
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Mix {
     classes: Vec<Class>,
     /// Fragmentation of each position, and how many of the fleet's changes are in it.
@@ -34,6 +34,7 @@ pub(super) struct Mix {
     seen: usize,
 }
 
+#[derive(Clone)]
 struct Class {
     reservation: Resources,
     asks: Vec<Ask>,

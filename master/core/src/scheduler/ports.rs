@@ -23,6 +23,7 @@ use crate::state::ClusterState;
 pub const DYNAMIC_PORTS: RangeInclusive<u16> = 20_000..=32_000;
 const DYNAMIC_COUNT: u16 = *DYNAMIC_PORTS.end() - *DYNAMIC_PORTS.start() + 1;
 
+#[derive(Clone)]
 pub(super) struct PortBook<'a> {
     state: &'a ClusterState,
     /// Handed out in this pass.

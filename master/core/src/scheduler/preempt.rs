@@ -37,7 +37,7 @@ struct Candidate<'a> {
 }
 
 /// What preemptions of one pass have in common.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Preemptions<'a> {
     /// By position, least important and youngest first; made when the first group needs it.
     candidates: Vec<Vec<Candidate<'a>>>,
@@ -59,13 +59,19 @@ impl<'a> Scheduler<'a> {
     /// many, or when what is stopping already will make room. Where room is being made, nobody less
     /// important is placed by this pass.
     pub fn preempt(&mut self, group: &Group<'a>, wanted: usize) -> Vec<Preemption> {
-        let Some(threshold) = self.threshold(group) else { return Vec::new() };
+        self.make_room(group, wanted).1
+    }
+
+    /// And for how many what is stopping already makes room.
+    pub(super) fn make_room(&mut self, group: &Group<'a>, wanted: usize) -> (usize, Vec<Preemption>) {
+        let Some(threshold) = self.threshold(group) else { return (0, Vec::new()) };
         let work = self.work(group);
         let making = self.making_room(&work, wanted);
         making.iter().for_each(|position| self.promise(*position, group.spec.placement.priority));
         let wanted = wanted.saturating_sub(making.len());
         let positions = work.eligible.positions.iter().copied();
-        self.make_victims(&work, threshold, wanted, positions.filter(|_| wanted > 0))
+        let found = self.make_victims(&work, threshold, wanted, positions.filter(|_| wanted > 0));
+        (making.len(), found)
     }
 
     /// Room on each of these nodes.

@@ -37,7 +37,7 @@ pub(super) struct ClassKey {
 }
 
 /// Costs of one class on every node, brought up to date by what has changed since.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Costs {
     values: Vec<f64>,
     /// How many of the fleet's changes are in `values`.

@@ -5,12 +5,12 @@ use std::time::Duration;
 use skein_common::{
     InstanceId, ServiceId,
     instance::{Phase, Slot},
-    service::{JobPhase, JobPolicy, JobRun, Mode, RestartCondition, ServiceSpec},
+    service::{Disruption, JobPhase, JobPolicy, JobRun, Mode, RestartCondition, ServiceSpec},
 };
 
 use crate::{
     CommandKind, Rejection, invariant,
-    testing::{Cluster, node, spec, with_image},
+    testing::{Cluster, node, reserving, spec, with_image},
 };
 
 fn job(completions: u32, parallelism: u32) -> ServiceSpec {
@@ -177,4 +177,87 @@ fn has_no_replicas_and_stays_a_job() {
         let refused = cluster.apply(kind).outcome;
         assert!(matches!(refused, Err(Rejection::FailedPrecondition { .. })), "{refused:?}");
     }
+}
+
+fn gang(completions: u32, cpu_millis: u64) -> ServiceSpec {
+    let mut spec = reserving(job(completions, 0), cpu_millis, 0);
+    spec.job.gang = true;
+    spec
+}
+
+fn placed(cluster: &Cluster, service: ServiceId) -> usize {
+    cluster.live(service).iter().filter(|instance| instance.node.is_some()).count()
+}
+
+#[test]
+fn a_gang_starts_together_or_not_at_all() {
+    // Nodes of 4 cores: one instance of 3 each.
+    let mut cluster = Cluster::new(2);
+    let sum = cluster.create(gang(3, 3_000));
+    cluster.settle();
+    assert_eq!(placed(&cluster, sum), 0);
+    let why = cluster.live(sum)[0].explanation.clone();
+    assert!(why.starts_with("a gang of 3 starts together, room for 2: "), "{why}");
+    // What it does not take is there for others.
+    let mut small = reserving(spec("small"), 3_000, 0);
+    small.mode = Mode::Replicated { replicas: 1 };
+    let small = cluster.create(small);
+    cluster.settle();
+    assert_eq!(placed(&cluster, small), 1);
+    for (name, then) in [("n3", 0), ("n4", 3)] {
+        cluster.add_node(node(name));
+        cluster.settle();
+        assert_eq!(placed(&cluster, sum), then, "with {name}");
+    }
+    // A slot that failed comes back alone: the others run.
+    let first = live(&cluster, sum)[0];
+    end(&mut cluster, first, 1);
+    cluster.plan_out();
+    assert_eq!(placed(&cluster, sum), 2);
+    cluster.now = cluster.plan().wake_at.expect("a back-off");
+    cluster.settle();
+    assert_eq!(placed(&cluster, sum), 3);
+    assert_eq!(invariant::check(&cluster.state), []);
+}
+
+#[test]
+fn others_give_way_to_a_gang_only_when_that_is_enough() {
+    for (nodes, then) in [(2, 0), (3, 3)] {
+        let mut cluster = Cluster::new(nodes);
+        let mut low = reserving(spec("low"), 3_000, 0);
+        low.placement.priority = 10;
+        low.disruption = Some(Disruption::MaxUnavailable(9));
+        low.mode = Mode::Replicated { replicas: 2 };
+        let low = cluster.create(low);
+        cluster.settle();
+        let mut high = gang(3, 3_000);
+        high.placement.priority = 90;
+        let high = cluster.create(high);
+        cluster.settle();
+        assert_eq!(placed(&cluster, high), then, "{nodes} nodes");
+        assert_eq!(placed(&cluster, low), 2 - then.min(2), "{nodes} nodes");
+    }
+}
+
+#[test]
+fn results_outlive_their_node() {
+    let mut cluster = Cluster::new(2);
+    let sum = cluster.create(job(3, 0));
+    cluster.settle();
+    let all = live(&cluster, sum);
+    end(&mut cluster, all[0], 0);
+    end(&mut cluster, all[1], 1);
+    let done = cluster.state.instance(all[0]).cloned().expect("its record");
+    let node = done.node.expect("a node");
+    let failed_there = cluster.state.instance(all[1]).and_then(|i| i.node) == Some(node);
+    cluster.accept(CommandKind::DeleteNode { id: node, expected: None, force: true });
+    cluster.settle();
+    let kept = run(&cluster, sum);
+    assert!(kept.done.contains(&1), "{kept:?}");
+    assert_eq!(kept.past_failures, u64::from(failed_there));
+    assert!(cluster.state.instances_in(sum, Slot::Number(1)).next().is_none(), "it does not run again");
+    cluster.pass(Duration::from_secs(60));
+    work_off(&mut cluster, sum);
+    assert_eq!(run(&cluster, sum).phase, JobPhase::Completed);
+    assert!(cluster.state.instances_in(sum, Slot::Number(1)).next().is_none());
 }
