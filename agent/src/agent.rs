@@ -26,8 +26,9 @@ use crate::{
     files::Files,
     identity::{Identity, OpenIdentityError},
     logs::LogPusher,
+    proxy::{Balancer, ProxyConfig},
     runtime::ContainerRuntime,
-    session::{Session, SessionConfig},
+    session::{Parts, Session, SessionConfig},
     usage::{DEFAULT_INTERVAL, HostSampler, UsageReport, UsageSampler},
     worker::{Holdings, Worker, WorkerHandle},
 };
@@ -55,6 +56,8 @@ pub struct AgentConfig {
     pub platform: Platform,
     /// GPUs, licences, …
     pub generic: Vec<GenericResource>,
+    /// `None` = this node listens on no published port.
+    pub proxy: Option<ProxyConfig>,
 }
 
 /// Why an agent does not start.
@@ -163,14 +166,19 @@ fn wire<R: ContainerRuntime>(
     };
     let logs = LogPusher::new(Arc::clone(&runtime), handle.clone(), tracker.clone(), stop.clone());
     let exec = ExecServer::new(Arc::clone(&runtime), handle.clone(), tracker.clone(), stop.clone());
+    let balancer = config.proxy.map(|proxy| {
+        let (balancer, handle) = Balancer::new(proxy, stop.clone());
+        tracker.spawn(balancer.run().instrument(span.clone()));
+        handle
+    });
     let session = SessionConfig {
         masters: config.masters.clone(),
         node,
         incarnation,
         description: description(config),
     };
-    let (session, connection) =
-        Session::new(session, runtime, handle.clone(), usage, (logs, exec), connection);
+    let parts = Parts { worker: handle.clone(), usage, logs, exec, balancer };
+    let (session, connection) = Session::new(session, runtime, parts, connection);
     // Should one of these end by itself, a panic, then the agent ends and is started anew: half an
     // agent would look alive.
     for task in [worker.run(stop.clone()).boxed(), session.run(stop.clone()).boxed()] {
@@ -196,6 +204,7 @@ fn description(config: AgentConfig) -> NodeDescription {
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
         runtime_version: String::new(),
         generic: config.generic,
+        balances: config.proxy.is_some(),
     }
 }
 

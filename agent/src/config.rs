@@ -8,7 +8,15 @@
 mod amount;
 mod generic;
 
-use std::{collections::BTreeMap, error::Error, ffi::OsString, fs, io, net::IpAddr, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    error::Error,
+    ffi::OsString,
+    fs, io,
+    net::{IpAddr, Ipv4Addr},
+    num::NonZeroUsize,
+    path::PathBuf,
+};
 
 use clap::{Parser, Subcommand, ValueEnum};
 use serde::Deserialize;
@@ -17,6 +25,7 @@ use skein_common::Resources;
 use self::amount::{Bytes, Cores};
 use crate::{
     agent::AgentConfig,
+    proxy::ProxyConfig,
     runtime::docker::{DockerRuntime, InvalidHost},
     usage,
 };
@@ -26,6 +35,9 @@ pub const EXIT_USAGE: u8 = 64;
 const DEFAULT_DATA_DIR: &str = "/var/lib/skein/agent";
 const DEFAULT_DOCKER: &str = "unix:///var/run/docker.sock";
 const MAX_NAME: usize = 63;
+/// A thread carries tens of thousands of requests a second; the cores are for containers.
+const DEFAULT_PROXY_THREADS_MAX: usize = 4;
+const MAX_PROXY_THREADS: usize = 256;
 const RESERVED_LABELS: &str = "io.skein.";
 
 /// Skein's agent: runs containers on this node for the masters, and reports.
@@ -110,6 +122,14 @@ struct Settings {
     /// CPU that containers shall not reserve, in cores: 0.5, 2 [default: 0]
     #[arg(long, env = "SKEIN_AGENT_RESERVE_CPU", value_name = "CORES")]
     reserve_cpu: Option<Cores>,
+    /// Address at which this node listens on the published ports of services; give each of several
+    /// agents on one machine its own [default: 0.0.0.0]
+    #[arg(long, env = "SKEIN_AGENT_INGRESS_ADDRESS", value_name = "ADDRESS")]
+    ingress_address: Option<IpAddr>,
+    /// Threads of the balancer behind published ports; 0 = this node listens on none
+    /// [default: one a core, at most 4]
+    #[arg(long, env = "SKEIN_AGENT_PROXY_THREADS", value_name = "COUNT")]
+    proxy_threads: Option<usize>,
     /// [default: text]
     #[arg(long, env = "SKEIN_AGENT_LOG_FORMAT", value_enum)]
     log_format: Option<LogFormat>,
@@ -210,6 +230,8 @@ impl Settings {
             docker_host: self.docker_host.or(other.docker_host),
             reserve_memory: self.reserve_memory.or(other.reserve_memory),
             reserve_cpu: self.reserve_cpu.or(other.reserve_cpu),
+            ingress_address: self.ingress_address.or(other.ingress_address),
+            proxy_threads: self.proxy_threads.or(other.proxy_threads),
             log_format: self.log_format.or(other.log_format),
         }
     }
@@ -224,6 +246,7 @@ impl Settings {
         let generic = generic::check(&self.resource, &mut wrong);
         let devices = generic::check_devices(&self.device, &generic, &mut wrong);
         let (capacity, platform) = usage::capacity();
+        let proxy = self.check_proxy(&mut wrong);
         let reserved = self.check_reserved(capacity, &mut wrong);
         let host = self.docker_host.as_deref().unwrap_or(DEFAULT_DOCKER);
         let runtime = DockerRuntime::new(host)
@@ -243,8 +266,19 @@ impl Settings {
             reserved,
             platform,
             generic,
+            proxy,
         };
         Ok(Config { agent, runtime, log_format: self.log_format.unwrap_or_default() })
+    }
+
+    fn check_proxy(&self, wrong: &mut Vec<String>) -> Option<ProxyConfig> {
+        let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        let threads = self.proxy_threads.unwrap_or_else(|| cores.min(DEFAULT_PROXY_THREADS_MAX));
+        if threads > MAX_PROXY_THREADS {
+            wrong.push(format!("proxy-threads: {threads} is more than {MAX_PROXY_THREADS}"));
+        }
+        let ingress = self.ingress_address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        (threads > 0).then_some(ProxyConfig { ingress, threads })
     }
 
     fn check_reserved(&self, capacity: Resources, wrong: &mut Vec<String>) -> Resources {

@@ -12,6 +12,7 @@ mod files;
 pub mod identity;
 mod logs;
 mod prober;
+pub mod proxy;
 pub mod runtime;
 mod session;
 pub mod usage;

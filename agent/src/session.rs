@@ -18,13 +18,12 @@ use tokio::{sync::watch, time};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
 
+pub(crate) use self::stream::Parts;
 use self::{
     dialer::{Dial, Dialer},
-    stream::{End, Parts},
+    stream::End,
 };
-use crate::{
-    exec::ExecServer, logs::LogPusher, runtime::ContainerRuntime, usage::UsageReport, worker::WorkerHandle,
-};
+use crate::runtime::ContainerRuntime;
 
 /// A machine that is gone does not answer at all.
 const CONNECT_LIMIT: Duration = Duration::from_secs(1);
@@ -66,14 +65,11 @@ impl<R: ContainerRuntime> Session<R> {
     pub(crate) fn new(
         config: SessionConfig,
         runtime: Arc<R>,
-        worker: WorkerHandle,
-        usage: watch::Receiver<UsageReport>,
-        (logs, exec): (LogPusher<R>, ExecServer<R>),
+        parts: Parts<R>,
         connection: watch::Sender<Connection>,
     ) -> (Self, watch::Receiver<Connection>) {
         let dialer = Dialer::new(config.masters.clone(), dice());
         let connected = connection.subscribe();
-        let parts = Parts { worker, usage, logs, exec };
         (Self { config, runtime, parts, dialer, connection, condition: String::new() }, connected)
     }
 

@@ -5,6 +5,7 @@
 //! Deliberately not here: `include`, `extends`; `docker stack deploy` does not read them either.
 
 pub mod amount;
+mod balance;
 mod configs;
 mod deploy;
 mod diagnostic;

@@ -8,6 +8,7 @@ pub mod assignment;
 pub mod cluster;
 pub mod config;
 pub mod constraint;
+pub mod endpoint;
 pub mod error;
 pub mod event;
 pub mod id;

@@ -34,6 +34,9 @@ pub struct NodeDescription {
     /// GPUs, licences, …; devices of one name are numbered through, in this order.
     #[serde(default)]
     pub generic: Vec<GenericResource>,
+    /// Its balancer listens on published ports, and is to be told endpoints.
+    #[serde(default)]
+    pub balances: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]

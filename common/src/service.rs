@@ -4,6 +4,7 @@
 //! equal specs need no new generation.
 //! Deliberately not here: the observed side (`instance`), the Compose spelling (`cli`).
 
+mod balance;
 mod job;
 mod mount;
 mod order;
@@ -16,6 +17,10 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
+pub use self::balance::{
+    Algorithm, BalanceLimits, BalanceMode, BalancePolicy, BalanceTimeouts, DEFAULT_WEIGHT, Ejection, HashBy,
+    MAX_RETRIES, MAX_WEIGHT,
+};
 pub use self::job::{DEFAULT_BACKOFF_LIMIT, JobPhase, JobPolicy, JobRun, ScheduleState};
 pub use self::mount::{Mount, MountKind, MountOptions, PROPAGATIONS};
 pub use self::order::{Dependency, DependencyCondition};
@@ -78,6 +83,9 @@ pub struct ServiceSpec {
     /// Its first instances of a generation wait for these.
     #[serde(default)]
     pub depends_on: Vec<Dependency>,
+    /// Changing it needs no restart.
+    #[serde(default)]
+    pub balance: BalancePolicy,
 }
 
 /// How many instances, and where.
@@ -356,6 +364,7 @@ impl ServiceSpec {
             job: JobPolicy::default(),
             schedule: None,
             depends_on: Vec::new(),
+            balance: BalancePolicy::default(),
         }
     }
 

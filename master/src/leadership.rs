@@ -24,7 +24,7 @@ use crate::{
     },
     exec::ExecDesk,
     logs::LogDesk,
-    sessions::{dispatcher::Dispatcher, registry::Registry},
+    sessions::{dispatcher::Dispatcher, drains::DrainDesk, endpoints::EndpointBook, registry::Registry},
     store::{MemberNode, Store},
     usage::UsageStore,
 };
@@ -44,6 +44,8 @@ pub struct Leading {
     pub cluster_id: ClusterId,
     pub store: Store,
     pub sessions: Arc<Registry>,
+    pub endpoints: Arc<EndpointBook>,
+    pub drains: Arc<DrainDesk>,
     pub heard: Arc<Heard>,
     pub liveness: LivenessConfig,
     pub reports: Reports,
@@ -196,6 +198,8 @@ async fn sit_down(bench: Bench, term: u64, tracker: TaskTracker, stop: Cancellat
         cluster_id,
         store: bench.store.clone(),
         sessions: Arc::default(),
+        endpoints: Arc::default(),
+        drains: Arc::default(),
         heard: Arc::default(),
         liveness: bench.liveness.clone(),
         reports,
@@ -205,7 +209,7 @@ async fn sit_down(bench: Bench, term: u64, tracker: TaskTracker, stop: Cancellat
         tracker: tracker.clone(),
         stop: stop.clone(),
     });
-    let dispatcher = Dispatcher::new(bench.store.clone(), leading.sessions.clone());
+    let dispatcher = Dispatcher::new(&leading);
     let judge = liveness::run(bench.store.clone(), leading.heard.clone(), bench.liveness, stop.clone());
     spawn_vital(&tracker, "dispatcher", dispatcher.run(stop.clone()));
     spawn_vital(&tracker, "observer", observer.run(stop.clone()));

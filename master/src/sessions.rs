@@ -6,6 +6,8 @@
 
 pub mod assignments;
 pub mod dispatcher;
+pub mod drains;
+pub mod endpoints;
 pub mod registry;
 pub mod session;
 

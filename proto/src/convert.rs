@@ -4,8 +4,10 @@
 //! message reports the first ([`InvalidMessage`]). Nothing here panics.
 
 mod assignment;
+mod balance;
 mod cluster;
 mod config;
+mod endpoint;
 mod hello;
 mod instance;
 mod job;

@@ -9,6 +9,7 @@ use skein_common::config::ConfigMount;
 use skein_common::{
     Resources, Timestamp, Violations,
     assignment::{Assignment, AssignmentContent, AssignmentUpdate, Known},
+    endpoint::{BalancedPort, Endpoint, EndpointsUpdate, ServiceEndpoints},
     id::{InstanceId, ServiceId},
     instance::{Desired, InstanceReport, News, Observed, Phase, PortBinding, Progress, Readiness, Restarts},
     placement::{Affinity, DeviceShare, Direction, GenericRequest, TopologyKey, TopologySpread},
@@ -174,6 +175,25 @@ fn dependencies() -> Vec<Dependency> {
     conditions.map(dependency).into()
 }
 
+/// Every algorithm, by chance.
+fn balance(dice: u16) -> BalancePolicy {
+    let by = [HashBy::Source, HashBy::Path, HashBy::Header("X-User".into()), HashBy::Cookie("user".into())];
+    let hash = |by: &HashBy| Algorithm::ConsistentHash { by: by.clone() };
+    let mut algorithms =
+        vec![Algorithm::RoundRobin, Algorithm::Random, Algorithm::LeastRequests, Algorithm::Adaptive];
+    algorithms.extend(by.iter().map(hash));
+    let dice = usize::from(dice);
+    BalancePolicy {
+        mode: BalanceMode::Http,
+        algorithm: algorithms.swap_remove(dice % 8),
+        ejection: Ejection { failures: 3, time: Duration::from_secs(7) },
+        slow_start: Duration::from_millis(1500),
+        limits: BalanceLimits { in_flight: 9, pending: 0 },
+        retries: 1,
+        timeouts: BalanceTimeouts { request: Duration::from_secs(9), ..BalanceTimeouts::default() },
+    }
+}
+
 /// One of everything a policy can say.
 fn placement() -> PlacementPolicy {
     let zone = TopologyKey::Label("zone".into());
@@ -228,6 +248,7 @@ prop_compose! {
             update,
             rollback: replicas.map(|_| UpdatePolicy { canary: 0, failure_action: FailureAction::Continue, ..update }),
             disruption: replicas.map(Disruption::MinAvailable),
+            balance: balance(container_port),
         }
     }
 }
@@ -236,6 +257,26 @@ proptest! {
     #[test]
     fn specs_round_trip(spec in spec()) {
         prop_assert_eq!(ServiceSpec::try_from(v1::ServiceSpec::from(&spec)), Ok(spec));
+    }
+
+    #[test]
+    fn endpoint_updates_round_trip(id in 1..u64::MAX, from in prop::option::of(any::<u64>()), port in 1..u16::MAX, publish in any::<bool>()) {
+        let endpoint = Endpoint { instance: InstanceId::from_random(id), host: "n1".into(), port, weight: 7 };
+        let ports = vec![BalancedPort {
+            container_port: port,
+            protocol: Protocol::Udp,
+            published: publish.then_some(port),
+            endpoints: vec![endpoint],
+        }];
+        let service = ServiceId::from_random(id);
+        let update = EndpointsUpdate {
+            term: 3,
+            generation: 9,
+            from,
+            services: vec![ServiceEndpoints { service, name: "web".into(), policy: balance(port), ports }],
+            removals: vec![ServiceId::from_random(5)],
+        };
+        prop_assert_eq!(EndpointsUpdate::try_from(v1::EndpointsUpdate::from(&update)), Ok(update));
     }
 
     #[test]

@@ -59,7 +59,7 @@ impl Deployment {
         let masters = define_masters(masters, flags, folder.path())?;
         let addresses: Vec<_> = masters.iter().map(|master| master.api.address()).collect();
         let agents = (1..=agents)
-            .map(|number| define_agent(&format!("n{number}"), &addresses, flags, folder.path()))
+            .map(|number| define_agent(number, &addresses, flags, folder.path()))
             .collect::<Result<_>>()?;
         let client = Arc::new(Client::new(&addresses));
         let mut this = Self {
@@ -93,6 +93,15 @@ impl Deployment {
             agent.start()?;
         }
         self.all_nodes_ready().await
+    }
+
+    /// Where each node serves published ports.
+    ///
+    /// # Errors
+    /// Never with masters.
+    pub fn ingresses(&self) -> Result<Vec<String>> {
+        let master = self.masters.first().context("a master")?.api.address();
+        (1..=self.agents.len()).map(|number| ingress(&master, number)).collect()
     }
 
     #[must_use]
@@ -315,12 +324,20 @@ fn define_masters(count: usize, flags: &Flags, folder: &Path) -> Result<Vec<Mast
         .collect()
 }
 
-fn define_agent(name: &str, masters: &[String], flags: &Flags, folder: &Path) -> Result<Process> {
+fn define_agent(number: usize, masters: &[String], flags: &Flags, folder: &Path) -> Result<Process> {
+    let name = &format!("n{number}");
     let mut arguments = words(&["run", "--name", name, "--masters", &masters.join(",")]);
     arguments.extend(words(&["--data-dir", &path(&folder.join(name))?, "--advertise-address", "127.0.0.1"]));
+    arguments.extend(words(&["--ingress-address", &ingress(&masters[0], number)?]));
     arguments.extend(words(&["--label", &format!("name={name}")]));
     arguments.extend(flags.agent.iter().cloned());
     Process::new(name, "skein-agent", arguments, folder)
+}
+
+/// An address of this machine that is this agent's alone: made of the port of its first master.
+fn ingress(master: &str, number: usize) -> Result<String> {
+    let port: u16 = master.rsplit(':').next().context("an address")?.parse()?;
+    Ok(format!("127.{}.{}.{number}", 1 + (port >> 8) % 254, port & 255))
 }
 
 fn words(words: &[&str]) -> Vec<String> {

@@ -75,5 +75,6 @@ fn description(flock: &Flock, number: usize) -> NodeDescription {
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
         runtime_version: "hollow".to_owned(),
         generic: Vec::new(),
+        balances: false,
     }
 }

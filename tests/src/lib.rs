@@ -10,6 +10,7 @@ pub mod deployment;
 pub mod docker;
 pub mod hollow;
 pub mod http;
+pub mod poll;
 pub mod ports;
 pub mod process;
 pub mod sim;

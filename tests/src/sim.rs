@@ -425,6 +425,7 @@ fn machine(index: usize, settings: &Settings, dice: &mut Dice) -> Node {
         agent_version: "sim".to_owned(),
         runtime_version: "model".to_owned(),
         generic: vec![GenericResource { name: "gpu".to_owned(), model: String::new(), count: 1 }],
+        balances: false,
     };
     Node {
         id: NodeId::from_random(dice.bits()),

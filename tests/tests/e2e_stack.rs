@@ -11,6 +11,8 @@ use std::{collections::BTreeSet, fs, path::Path, sync::Arc, time::Duration};
 use anyhow::{Context as _, Result, ensure};
 use skein_tests::{
     deployment::{Deployment, Flags, show_instances},
+    http,
+    poll::Poller,
     wait,
     watch::{Watcher, is_ready},
 };
@@ -52,6 +54,14 @@ async fn a_stack_is_deployed_rolled_drained_and_rebalanced() -> Result<()> {
     for (service, _) in SERVICES {
         runs(&cluster, service, "skein-sample:v1", &nodes).await?;
     }
+    let edges: Vec<String> = cluster.ingresses()?.iter().map(|address| format!("{address}:8080")).collect();
+    for edge in &edges {
+        wait::until("every node serves the published port", LIMIT, async || {
+            http::get(edge, "/").await.map_err(|error| format!("{error:#}"))
+        })
+        .await?;
+    }
+    let poller = Poller::start(edges, "/");
     let watcher = Watcher::start(Arc::clone(&cluster.client), 3, 0, EDGE);
     wait::until("the watch has begun", LIMIT, async || {
         let ready = watcher.instances().values().filter(|instance| is_ready(instance)).count();
@@ -93,6 +103,9 @@ async fn a_stack_is_deployed_rolled_drained_and_rebalanced() -> Result<()> {
     ensure!(again.is_empty(), "twice is no better: {again}");
     ensure!(watcher.fewest_ready(3) == 3, "never fewer than three, saw {}", watcher.fewest_ready(3));
     drop(watcher);
+    let polled = poller.stop().await;
+    println!("{} requests through all nodes, {} failed", polled.answered + polled.failed, polled.failed);
+    ensure!(polled.failed == 0, "of {} requests: {:#?}", polled.answered, polled.reasons);
 
     cluster.skein(&["stack", "rm", "shop"]).await?;
     wait::until("nothing is left", LIMIT, async || {

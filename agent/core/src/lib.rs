@@ -7,7 +7,9 @@
 pub mod action;
 pub mod assignments;
 pub mod backoff;
+pub mod balance;
 pub mod container;
+pub mod endpoints;
 pub mod image;
 pub mod lifecycle;
 pub mod probe;
@@ -18,6 +20,7 @@ pub mod seen;
 pub use action::{Action, Finished, Success};
 pub use assignments::{Assignments, Verdict};
 pub use container::{ContainerStatus, Health, RuntimeError, SeenContainer};
+pub use endpoints::EndpointTable;
 pub use probe::{ProbeOutcome, ProbeResult, ProbeRun};
 pub use reconcile::{Checkpoint, NodeState, Plan};
 pub use seen::{Glance, Look, Sequence};

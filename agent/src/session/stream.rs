@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use skein_agent_core::Verdict;
-use skein_common::assignment::AssignmentUpdate;
+use skein_common::{assignment::AssignmentUpdate, endpoint::EndpointsUpdate};
 use skein_proto::{
     InvalidMessage, MAX_MESSAGE_BYTES,
     convert::{Hello, duration_from_wire},
@@ -25,6 +25,7 @@ use super::telling::Told;
 use crate::{
     exec::ExecServer,
     logs::LogPusher,
+    proxy::{Applied, BalancerHandle},
     runtime::ContainerRuntime,
     usage::UsageReport,
     worker::{Holdings, JoinError, WorkerHandle},
@@ -81,6 +82,8 @@ pub(crate) struct Parts<R> {
     pub(crate) usage: watch::Receiver<UsageReport>,
     pub(crate) logs: LogPusher<R>,
     pub(crate) exec: ExecServer<R>,
+    /// `None` = this agent balances nothing.
+    pub(crate) balancer: Option<BalancerHandle>,
 }
 
 /// A stream on which the agent has been welcomed.
@@ -100,6 +103,8 @@ pub(crate) struct Stream<'a, R> {
     beat_due: bool,
     /// Asked for, and not answered yet.
     resync: Option<String>,
+    /// What the balancer goes by.
+    applied: Option<watch::Receiver<Applied>>,
 }
 
 /// Says Hello; everything the node holds is told with it.
@@ -133,6 +138,10 @@ pub(crate) async fn open<'a, R: ContainerRuntime>(
     let cluster = welcome.cluster_id.parse().map_err(|error| invalid("cluster_id", error))?;
     let welcome = read_welcome(welcome)?;
     parts.worker.join(cluster, welcome.term).await.map_err(End::NotObeyed)?;
+    let applied = match &parts.balancer {
+        Some(balancer) => Some(balancer.begin_session().await),
+        None => None,
+    };
     // This leader has not heard the last measurement.
     parts.usage.mark_changed();
     Ok(Stream {
@@ -147,6 +156,7 @@ pub(crate) async fn open<'a, R: ContainerRuntime>(
         more: false,
         beat_due: false,
         resync: None,
+        applied,
     })
 }
 
@@ -216,6 +226,7 @@ impl<R: ContainerRuntime> Stream<'_, R> {
                 changed = self.holdings.changed() => if changed.is_err() {
                     return End::Ending;
                 },
+                () = changed(&mut self.applied), if !has_something => {}
                 _ = beats.tick() => self.beat_due = true,
             }
         }
@@ -223,11 +234,15 @@ impl<R: ContainerRuntime> Stream<'_, R> {
 
     fn has_something(&self) -> bool {
         let urgent = self.holdings.borrow().urgent;
-        self.resync.is_some() || self.more || urgent != self.told_urgent || self.beat_due
+        let applied = self.applied.as_ref().is_some_and(|applied| applied.has_changed().unwrap_or(false));
+        applied || self.resync.is_some() || self.more || urgent != self.told_urgent || self.beat_due
     }
 
     /// News first: a heartbeat then carries only figures.
     fn next_message(&mut self) -> Option<session_request::Message> {
+        if let Some(message) = self.endpoints_applied() {
+            return Some(message);
+        }
         if let Some(reason) = self.resync.take() {
             return Some(session_request::Message::Resync(v1::Resync { reason }));
         }
@@ -242,6 +257,18 @@ impl<R: ContainerRuntime> Stream<'_, R> {
             return Some(session_request::Message::Report(v1::Report { instances }));
         }
         std::mem::take(&mut self.beat_due).then(|| session_request::Message::Heartbeat(self.heartbeat()))
+    }
+
+    fn endpoints_applied(&mut self) -> Option<session_request::Message> {
+        let applied = self.applied.as_mut()?;
+        if !applied.has_changed().unwrap_or(false) {
+            return None;
+        }
+        let Applied { generation, busy } = &*applied.borrow_and_update();
+        Some(session_request::Message::EndpointsApplied(v1::EndpointsApplied {
+            generation: *generation,
+            busy_instance_ids: busy.iter().map(ToString::to_string).collect(),
+        }))
     }
 
     /// Whatever was measured last; nobody waits for a measurement.
@@ -262,6 +289,7 @@ impl<R: ContainerRuntime> Stream<'_, R> {
             Message::Heartbeat(v1::HeartbeatAnswer { term }) => self.check_term(term),
             Message::Set(set) => self.assign(set.try_into()?).await,
             Message::Delta(delta) => self.assign(delta.try_into()?).await,
+            Message::Endpoints(update) => self.balance(update.try_into()?).await,
             Message::StartLogs(start) => {
                 self.parts.logs.start(self.address, start);
                 Ok(())
@@ -283,7 +311,19 @@ impl<R: ContainerRuntime> Stream<'_, R> {
 
     async fn assign(&mut self, update: AssignmentUpdate) -> Result<(), End> {
         self.check_term(update.term)?;
-        match self.parts.worker.assign(update).await.ok_or(End::Ending)? {
+        let verdict = self.parts.worker.assign(update).await.ok_or(End::Ending)?;
+        self.heed(verdict)
+    }
+
+    async fn balance(&mut self, update: EndpointsUpdate) -> Result<(), End> {
+        self.check_term(update.term)?;
+        let Some(balancer) = &self.parts.balancer else { return Ok(()) };
+        let verdict = balancer.apply(update).await.ok_or(End::Ending)?;
+        self.heed(verdict)
+    }
+
+    fn heed(&mut self, verdict: Verdict) -> Result<(), End> {
+        match verdict {
             Verdict::Accepted | Verdict::Known => Ok(()),
             Verdict::LowerTerm { obeyed, offered } => {
                 Err(End::NotObeyed(JoinError::LowerTerm { obeyed, offered }))
@@ -293,5 +333,18 @@ impl<R: ContainerRuntime> Stream<'_, R> {
                 Ok(())
             }
         }
+    }
+}
+
+/// Ends when the balancer goes by something else; never without a balancer. A change that was seen is told before the
+/// next one is waited for (`has_something`).
+async fn changed(applied: &mut Option<watch::Receiver<Applied>>) {
+    let seen = match applied {
+        Some(applied) => applied.changed().await,
+        None => std::future::pending().await,
+    };
+    match (seen, applied) {
+        (Ok(()), Some(applied)) => applied.mark_changed(),
+        _ => std::future::pending().await,
     }
 }

@@ -265,6 +265,7 @@ pub async fn agent_on<R: ContainerRuntime>(masters: &[&Master], folder: &Path, e
         reserved: Resources::ZERO,
         platform: Platform::default(),
         generic: Vec::new(),
+        proxy: None,
     };
     Agent::start(config, engine).await.unwrap()
 }

@@ -10,6 +10,7 @@ use skein_common::{
 };
 
 use super::{
+    balance,
     diagnostic::Report,
     field::{Field, Section},
     keys,
@@ -53,6 +54,10 @@ pub fn read(
     if let Some(field) = section.get("disruption") {
         origins.add("spec.max_unavailable", &field.path, field.node.at);
         spec.disruption = disruption(&field, report);
+    }
+    if let Some(field) = section.get("balance") {
+        origins.add("spec.balance", &field.path, field.node.at);
+        spec.balance = balance::read(&field, report);
     }
     if let Some(field) = section.get("probes") {
         spec.container.probes = probe::read(&field, origins, report);

@@ -182,6 +182,7 @@ pub const ULIMIT: Keys = &[("hard", Read), ("soft", Read)];
 pub const EXTENSION: Keys = &[
     ("affinity", Read),
     ("anti_affinity", Read),
+    ("balance", Read),
     ("canary", Read),
     ("devices", Read),
     ("disruption", Read),
@@ -197,6 +198,20 @@ pub const EXTENSION: Keys = &[
 pub const AFFINITY: Keys = &[("across", Read), ("service", Read), ("weight", Read)];
 pub const SPREAD: Keys = &[("across", Read), ("max_skew", Read), ("min_domains", Read)];
 pub const DEVICE: Keys = &[("count", Read), ("models", Read), ("share", Read)];
+pub const BALANCE: Keys = &[
+    ("algorithm", Read),
+    ("ejection", Read),
+    ("hash_by", Read),
+    ("max_in_flight", Read),
+    ("max_pending", Read),
+    ("mode", Read),
+    ("retries", Read),
+    ("slow_start", Read),
+    ("timeouts", Read),
+];
+pub const EJECTION: Keys = &[("failures", Read), ("time", Read)];
+pub const HASH_BY: Keys = &[("cookie", Read), ("header", Read)];
+pub const TIMEOUTS: Keys = &[("connect", Read), ("drain", Read), ("idle", Read), ("request", Read)];
 pub const DISRUPTION: Keys = &[("max_unavailable", Read), ("min_available", Read)];
 pub const JOB: Keys = &[
     ("active_deadline", Read),

@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 
 use super::{
-    ContainerSpec, Disruption, FailureAction, HealthTest, MAX_SCHEDULED_NAME, Mode, Mount, MountKind,
-    PortSpec, Publish, ResourceRequirements, RestartCondition, ServiceSpec, UpdatePolicy, order,
+    Algorithm, BalanceMode, BalancePolicy, BalanceTimeouts as Timeouts, ContainerSpec, Disruption,
+    FailureAction, HashBy, HealthTest, MAX_RETRIES, MAX_SCHEDULED_NAME, Mode, Mount, MountKind, PortSpec,
+    Publish, ResourceRequirements, RestartCondition, ServiceSpec, UpdatePolicy, order,
 };
 use crate::Violations;
 
@@ -58,6 +59,7 @@ impl ServiceSpec {
         if let Some(rollback) = &self.rollback {
             check_update("rollback", rollback, &mut found);
         }
+        check_balance(&self.balance, &mut found);
         if self.disruption == Some(Disruption::MaxUnavailable(0)) {
             found.add("spec.max_unavailable", "0 would allow neither rollout nor drain: at least 1");
         }
@@ -116,6 +118,34 @@ fn check_update(name: &str, policy: &UpdatePolicy, found: &mut Violations) {
     }
     if name == "rollback" && policy.canary > 0 {
         found.add("spec.rollback.canary", "a rollback has no canaries");
+    }
+}
+
+fn check_balance(policy: &BalancePolicy, found: &mut Violations) {
+    if policy.retries > MAX_RETRIES {
+        found.add("spec.balance.retries", format!("{} is more than {MAX_RETRIES}", policy.retries));
+    }
+    if policy.limits.in_flight == 0 {
+        found.add("spec.balance.max_in_flight", "0 would let nothing through: at least 1");
+    }
+    let Timeouts { connect, request, idle, drain: _ } = policy.timeouts;
+    for (name, timeout) in [("connect", connect), ("request", request), ("idle", idle)] {
+        if timeout.is_zero() {
+            found.add(format!("spec.balance.{name}_timeout"), "0 would let nothing through: more than 0");
+        }
+    }
+    if policy.ejection.failures > 0 && policy.ejection.time.is_zero() {
+        found.add("spec.balance.ejection_time", "is zero: set ejection_failures to 0 to switch ejection off");
+    }
+    let Algorithm::ConsistentHash { by } = &policy.algorithm else { return };
+    if policy.mode == BalanceMode::Tcp && *by != HashBy::Source {
+        found.add("spec.balance.hash_by", "in mode tcp only the source is known: use mode http");
+    }
+    if let HashBy::Header(name) | HashBy::Cookie(name) = by
+        && (name.is_empty()
+            || !name.bytes().all(|byte| byte.is_ascii_graphic() && !b"()<>@,;:\\\"/[]?={}".contains(&byte)))
+    {
+        found.add("spec.balance.hash_by", format!("{name:?} is not a name"));
     }
 }
 

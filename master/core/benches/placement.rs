@@ -46,6 +46,7 @@ fn nodes(count: u64) -> ClusterState {
             agent_version: String::new(),
             runtime_version: String::new(),
             generic: Vec::new(),
+            balances: false,
         };
         let id = NodeId::from_random(number + 1);
         apply(

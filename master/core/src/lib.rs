@@ -7,6 +7,8 @@
 pub mod advice;
 mod apply;
 pub mod command;
+pub mod drain;
+mod endpoints;
 #[cfg(test)]
 mod golden;
 pub mod invariant;

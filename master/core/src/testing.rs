@@ -76,6 +76,7 @@ pub fn node(name: &str) -> NodeDescription {
         agent_version: "test".to_owned(),
         runtime_version: "fake".to_owned(),
         generic: Vec::new(),
+        balances: false,
     }
 }
 

@@ -60,6 +60,7 @@ fn commands() -> [Command; 2] {
         agent_version: "0.1.0".to_owned(),
         runtime_version: "docker 20.10.24".to_owned(),
         generic: Vec::new(),
+        balances: false,
     };
     let id = NodeId::from_random(7);
     [

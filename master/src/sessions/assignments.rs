@@ -11,7 +11,7 @@ use skein_common::{
     assignment::{Assignment, AssignmentContent, AssignmentUpdate, Known},
     instance::{Desired, Instance, Observed, Phase, Slot},
 };
-use skein_master_core::ClusterState;
+use skein_master_core::{ClusterState, drain::Drains};
 
 /// What one node has been told.
 #[derive(Debug)]
@@ -31,9 +31,9 @@ impl Told {
     }
 
     /// Everything the node shall hold.
-    pub fn everything(&mut self, state: &ClusterState) -> AssignmentUpdate {
+    pub fn everything(&mut self, state: &ClusterState, drains: &Drains) -> AssignmentUpdate {
         let held = state.instances_on(self.node);
-        let assignments: Vec<_> = held.filter_map(|instance| assignment(state, instance)).collect();
+        let assignments: Vec<_> = held.filter_map(|instance| assignment(state, drains, instance)).collect();
         self.desired = assignments.iter().map(|one| (one.instance, one.desired)).collect();
         self.generation += 1;
         AssignmentUpdate {
@@ -47,12 +47,13 @@ impl Told {
     pub fn difference(
         &mut self,
         state: &ClusterState,
+        drains: &Drains,
         instances: impl IntoIterator<Item = InstanceId>,
     ) -> Option<AssignmentUpdate> {
         let (mut upserts, mut removals) = (Vec::new(), Vec::new());
         for id in instances {
             let held = state.instance(id).filter(|instance| instance.node == Some(self.node));
-            match held.and_then(|instance| assignment(state, instance)) {
+            match held.and_then(|instance| assignment(state, drains, instance)) {
                 Some(one) if self.desired.insert(id, one.desired) != Some(one.desired) => upserts.push(one),
                 None if self.desired.remove(&id).is_some() => removals.push(id),
                 Some(_) | None => {}
@@ -68,16 +69,16 @@ impl Told {
     }
 
     /// What differs at all.
-    pub fn difference_of_all(&mut self, state: &ClusterState) -> Option<AssignmentUpdate> {
+    pub fn difference_of_all(&mut self, state: &ClusterState, drains: &Drains) -> Option<AssignmentUpdate> {
         let mut all: Vec<_> = self.desired.keys().copied().collect();
         all.extend(state.instances_on(self.node).map(|instance| instance.id));
         all.sort_unstable();
         all.dedup();
-        self.difference(state, all)
+        self.difference(state, drains, all)
     }
 }
 
-fn assignment(state: &ClusterState, instance: &Instance) -> Option<Assignment> {
+fn assignment(state: &ClusterState, drains: &Drains, instance: &Instance) -> Option<Assignment> {
     let spec = state.spec_of(instance)?;
     Some(Assignment {
         instance: instance.id,
@@ -88,7 +89,7 @@ fn assignment(state: &ClusterState, instance: &Instance) -> Option<Assignment> {
             Slot::Node(_) => 0,
         },
         generation: instance.generation,
-        desired: effective(instance),
+        desired: effective(instance, drains),
         container: spec.container.clone(),
         resources: spec.resources,
         restart: spec.restart,
@@ -109,8 +110,11 @@ fn known(observed: &Observed) -> Known {
 
 /// An instance that ended is not to run again, whatever was wanted of it: an agent that lost its
 /// checkpoint does not know that it ended.
-fn effective(instance: &Instance) -> Desired {
+///
+/// One that is to stop goes on until no balancer sends it requests.
+fn effective(instance: &Instance, drains: &Drains) -> Desired {
     match instance.desired {
+        Desired::Stop | Desired::Remove if !drains.may_stop(instance) => Desired::Run,
         Desired::Run if instance.observed.progress.phase.is_terminal() => Desired::Stop,
         desired => desired,
     }
@@ -152,6 +156,7 @@ mod tests {
             agent_version: String::new(),
             runtime_version: String::new(),
             generic: Vec::new(),
+            balances: false,
         }
     }
 
@@ -201,7 +206,7 @@ mod tests {
             let command = Command { request: None, at: Timestamp::default(), actor: Actor::User, kind };
             state.apply(Revision(state.revision().0 + 1), &command).outcome.unwrap();
             assert_eq!(state.instance(id).unwrap().desired, Desired::Run);
-            let set = Told::new(node, 7).everything(&state);
+            let set = Told::new(node, 7).everything(&state, &Drains::default());
             let AssignmentContent::Full(set) = set.content else { panic!("a whole set") };
             assert_eq!(set[0].desired, desired, "{phase}");
         }
@@ -212,15 +217,15 @@ mod tests {
         let (node, [first, second]) = (NodeId::from_random(1), [1, 2].map(InstanceId::from_random));
         let state = state(node, &[first, second]);
         let mut told = Told::new(node, 7);
-        let mut held = told.everything(&ClusterState::default()).generation;
+        let mut held = told.everything(&ClusterState::default(), &Drains::default()).generation;
         for instance in [first, second] {
-            let update = told.difference(&state, [instance]).unwrap();
+            let update = told.difference(&state, &Drains::default(), [instance]).unwrap();
             let AssignmentContent::Delta { from, upserts, .. } = update.content else { panic!("a delta") };
             assert_eq!((from, upserts.len()), (held, 1));
             assert!(update.generation > held, "an agent takes generation {held} for a repeat");
             held = update.generation;
         }
-        assert_eq!(told.difference(&state, [first, second]), None);
-        assert!(told.everything(&state).generation > held);
+        assert_eq!(told.difference(&state, &Drains::default(), [first, second]), None);
+        assert!(told.everything(&state, &Drains::default()).generation > held);
     }
 }

@@ -3,33 +3,58 @@
 //! Invariant: costs what changed, whatever the number of nodes. It only says "look"; what a session
 //! tells its agent follows from the state, so too much or twice is harmless.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use skein_common::{
-    InstanceId, NodeId, Revision,
+    InstanceId, NodeId, Revision, Timestamp,
     instance::{Desired, Instance, Phase},
+    node::Liveness,
 };
-use skein_master_core::state::Change;
+use skein_master_core::{ClusterState, state::Change};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::registry::Registry;
-use crate::store::{ChangeBatch, FeedEnd, Store};
+use super::{
+    drains::DrainDesk,
+    endpoints::{EndpointBook, touched},
+    registry::Registry,
+};
+use crate::{
+    clock,
+    leadership::Leading,
+    store::{ChangeBatch, FeedEnd, Store},
+};
 
 /// The leader's dispatcher.
 #[derive(Debug)]
 pub struct Dispatcher {
     store: Store,
     sessions: Arc<Registry>,
+    endpoints: Arc<EndpointBook>,
+    drains: Arc<DrainDesk>,
+    /// Newest entry of the book that sessions know of.
+    number: u64,
     /// Everything up to here is in the state that any session begins with.
     from: Revision,
+    /// When time alone lets something stop.
+    wake_at: Option<Timestamp>,
 }
 
 impl Dispatcher {
     /// Created before any session is let in.
     #[must_use]
-    pub fn new(store: Store, sessions: Arc<Registry>) -> Self {
-        let from = store.snapshot().revision();
-        Self { store, sessions, from }
+    pub fn new(leading: &Leading) -> Self {
+        let mut dispatcher = Self {
+            store: leading.store.clone(),
+            sessions: leading.sessions.clone(),
+            endpoints: leading.endpoints.clone(),
+            drains: leading.drains.clone(),
+            number: 0,
+            from: Revision::default(),
+            wake_at: None,
+        };
+        dispatcher.look_at_everything();
+        dispatcher
     }
 
     /// Until `stop`.
@@ -37,20 +62,26 @@ impl Dispatcher {
         loop {
             let Ok(mut feed) = self.store.feed(self.from) else {
                 // What is no longer told one by one is told at once.
-                self.from = self.store.snapshot().revision();
+                self.look_at_everything();
                 self.sessions.tell_everything();
                 continue;
             };
             loop {
+                let wake_in = self.wake_at.map(|at| at.since(clock::now()));
                 let batches = tokio::select! {
                     () = stop.cancelled() => return,
                     batches = feed.next() => batches,
+                    () = self.drains.said() => {
+                        self.release();
+                        continue;
+                    }
+                    () = sleep(wake_in.unwrap_or_default()), if wake_in.is_some() => {
+                        self.release();
+                        continue;
+                    }
                 };
                 match batches {
-                    Ok(batches) => {
-                        self.sessions.tell(&concerned(&batches));
-                        removed(&batches).for_each(|node| self.sessions.wake(node));
-                    }
+                    Ok(batches) => self.dispatch(&batches),
                     Err(FeedEnd::Lagged { resume }) => {
                         self.from = resume;
                         break;
@@ -59,6 +90,64 @@ impl Dispatcher {
                 }
             }
         }
+    }
+
+    fn dispatch(&mut self, batches: &[Arc<ChangeBatch>]) {
+        // What balancers are told is what is so now, which may be more than these changes.
+        let state = self.store.snapshot();
+        let changes = || batches.iter().flat_map(|batch| &batch.changes);
+        let number = self.endpoints.write(&state, &touched(&state, changes()));
+        for change in changes() {
+            match change {
+                Change::Instance { instance, deleted: true } => self.drains.lock().forget(instance.id),
+                Change::Instance { instance, .. } => self.look(&state, instance.id, number),
+                _ => {}
+            }
+        }
+        if std::mem::replace(&mut self.number, number) != number {
+            self.sessions.tell_endpoints();
+        }
+        self.sessions.tell(&concerned(batches));
+        removed(batches).for_each(|node| self.sessions.wake(node));
+        self.release();
+    }
+
+    fn look_at_everything(&mut self) {
+        let state = self.store.snapshot();
+        self.from = state.revision();
+        let number = self.endpoints.write_all(&state);
+        self.number = number;
+        for instance in state.instances() {
+            self.look(&state, instance.id, number);
+        }
+        self.release();
+    }
+
+    fn look(&self, state: &ClusterState, instance: InstanceId, number: u64) {
+        let Some(instance) = state.instance(instance) else { return };
+        // The service as it is now; without one there is nothing to wait for.
+        let service = state.service(instance.service);
+        let limit = service.map_or(Duration::ZERO, |service| service.spec.balance.timeouts.drain);
+        self.drains.lock().look(instance, number, limit, clock::now());
+    }
+
+    /// Lets agents stop what no balancer holds any more.
+    fn release(&mut self) {
+        if !self.drains.lock().is_waiting() {
+            self.wake_at = None;
+            return;
+        }
+        let state = self.store.snapshot();
+        let nodes = state.nodes();
+        let balancers: Vec<NodeId> = nodes
+            .filter(|node| node.description.balances && node.liveness != Liveness::Down)
+            .map(|node| node.id)
+            .collect();
+        let released = self.drains.lock().release(clock::now(), &balancers);
+        self.wake_at = released.next;
+        let instances = released.instances.iter().filter_map(|id| state.instance(*id));
+        let told: Vec<_> = instances.filter_map(|instance| Some((instance.node?, instance.id))).collect();
+        self.sessions.tell(&told);
     }
 }
 

@@ -33,6 +33,8 @@ pub struct Mailbox {
     pub session: SessionId,
     pub node: NodeId,
     pub incarnation: u64,
+    /// The agent has a balancer and is told endpoints.
+    pub balances: bool,
     inbox: Mutex<Inbox>,
     wake: Notify,
 }
@@ -46,14 +48,16 @@ pub struct Inbox {
     pub everything: bool,
     pub logs: Vec<StartLogs>,
     pub execs: Vec<StartExec>,
+    /// There are other endpoints than it was told.
+    pub endpoints: bool,
     /// A newer session of the node took over.
     pub replaced: bool,
 }
 
 impl Mailbox {
     #[must_use]
-    pub fn new(session: SessionId, node: NodeId, incarnation: u64) -> Self {
-        Self { session, node, incarnation, inbox: Mutex::default(), wake: Notify::new() }
+    pub fn new(session: SessionId, node: NodeId, incarnation: u64, balances: bool) -> Self {
+        Self { session, node, incarnation, balances, inbox: Mutex::default(), wake: Notify::new() }
     }
 
     fn put(&self, write: impl FnOnce(&mut Inbox)) {
@@ -74,7 +78,10 @@ impl Mailbox {
 
     /// What changed is no longer known.
     pub fn everything(&self) {
-        self.put(|inbox| inbox.everything = true);
+        self.put(|inbox| {
+            inbox.everything = true;
+            inbox.endpoints = self.balances;
+        });
     }
 
     /// Asks the agent to push logs; `false` when too many such wishes wait already.
@@ -173,6 +180,13 @@ impl Registry {
         }
     }
 
+    /// Tells all balancers that there are other endpoints.
+    pub fn tell_endpoints(&self) {
+        for mailbox in self.lock().values().filter(|mailbox| mailbox.balances) {
+            mailbox.put(|inbox| inbox.endpoints = true);
+        }
+    }
+
     /// Tells all sessions to look at everything.
     pub fn tell_everything(&self) {
         self.lock().values().for_each(|mailbox| mailbox.everything());
@@ -194,7 +208,7 @@ mod tests {
     use super::*;
 
     fn mailbox(node: u64, incarnation: u64) -> Arc<Mailbox> {
-        Arc::new(Mailbox::new(SessionId::from_random(9), NodeId::from_random(node), incarnation))
+        Arc::new(Mailbox::new(SessionId::from_random(9), NodeId::from_random(node), incarnation, false))
     }
 
     #[test]

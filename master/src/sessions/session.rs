@@ -11,7 +11,7 @@ use std::{
 };
 
 use skein_common::{
-    SessionId,
+    InstanceId, SessionId,
     assignment::AssignmentUpdate,
     instance::{Desired, InstanceReport, News},
     node::Liveness,
@@ -29,7 +29,7 @@ use skein_proto::{
 use tokio::time::{sleep_until, timeout};
 use tonic::Streaming;
 
-use super::{assignments::Told, masters, registry::Mailbox};
+use super::{assignments::Told, endpoints::ToldEndpoints, masters, registry::Mailbox};
 use crate::{
     clock,
     leadership::Leading,
@@ -75,6 +75,9 @@ struct Session<'a> {
     outbox: &'a Outbox<v1::SessionResponse>,
     entry: Entry,
     told: Told,
+    told_endpoints: ToldEndpoints,
+    /// By which entry of the book its balancer goes.
+    heard_number: u64,
     interval: Duration,
     last_heard: Instant,
 }
@@ -88,6 +91,7 @@ struct Entry {
 impl Drop for Entry {
     fn drop(&mut self) {
         if self.leading.sessions.leave(&self.mailbox) {
+            self.leading.drains.lost(self.mailbox.node);
             self.leading.usage.forget(self.mailbox.node);
         }
     }
@@ -156,13 +160,16 @@ impl<'a> Session<'a> {
         hello: &Hello,
     ) -> Result<Self, SessionError> {
         let session = SessionId::from_random(clock::random());
-        let mailbox = Arc::new(Mailbox::new(session, hello.node_id, hello.incarnation));
+        let mailbox =
+            Arc::new(Mailbox::new(session, hello.node_id, hello.incarnation, hello.description.balances));
         leading.sessions.enter(mailbox.clone())?;
         let agents = leading.store.snapshot().node_count().max(leading.sessions.len());
         let (node, term) = (hello.node_id, leading.term);
         Ok(Self {
             interval: leading.liveness.heartbeat(agents),
             told: Told::new(node, term),
+            told_endpoints: ToldEndpoints::new(term),
+            heard_number: 0,
             entry: Entry { leading: leading.clone(), mailbox },
             last_heard: Instant::now(),
             outbox,
@@ -230,6 +237,16 @@ impl<'a> Session<'a> {
                 let reports = report.instances.into_iter().map(InstanceReport::try_from);
                 self.report(reports.collect::<Result<Vec<_>, InvalidMessage>>()?).await
             }
+            session_request::Message::EndpointsApplied(applied) => {
+                let busy = applied.busy_instance_ids.iter().map(|id| instance_id(id));
+                let busy = busy.collect::<Result<BTreeSet<_>, InvalidMessage>>()?;
+                if let Some(number) = self.told_endpoints.heard(applied.generation) {
+                    self.heard_number = number;
+                }
+                let node = self.entry.mailbox.node;
+                self.leading.drains.heard(node, self.heard_number, busy);
+                Ok(())
+            }
             session_request::Message::Resync(resync) => {
                 let node = self.entry.mailbox.node;
                 tracing::info!(%node, reason = resync.reason, "an agent asks for its whole set");
@@ -272,12 +289,18 @@ impl<'a> Session<'a> {
             return Err(SessionError::NodeRemoved.into());
         }
         let update = if inbox.everything {
-            self.told.difference_of_all(&state)
+            self.told.difference_of_all(&state, &self.leading.drains.lock())
         } else {
-            self.told.difference(&state, inbox.changed)
+            self.told.difference(&state, &self.leading.drains.lock(), inbox.changed)
         };
         match update {
-            Some(update) => self.tell(&update).await,
+            Some(update) => self.tell(&update).await?,
+            None => {}
+        }
+        let endpoints =
+            inbox.endpoints.then(|| self.told_endpoints.difference(&self.leading.endpoints)).flatten();
+        match endpoints {
+            Some(update) => self.send_bounded(Message::Endpoints((&update).into())).await,
             None => Ok(()),
         }
     }
@@ -288,12 +311,20 @@ impl<'a> Session<'a> {
         if state.node(self.entry.mailbox.node).is_none() {
             return Err(SessionError::NodeRemoved.into());
         }
-        let update = self.told.everything(&state);
-        self.tell(&update).await
+        let update = self.told.everything(&state, &self.leading.drains.lock());
+        self.tell(&update).await?;
+        if !self.entry.mailbox.balances {
+            return Ok(());
+        }
+        let update = self.told_endpoints.everything(&self.leading.endpoints);
+        self.send_bounded(Message::Endpoints((&update).into())).await
     }
 
     async fn tell(&self, update: &AssignmentUpdate) -> Result<(), End> {
-        let message = Message::from(update);
+        self.send_bounded(Message::from(update)).await
+    }
+
+    async fn send_bounded(&self, message: Message) -> Result<(), End> {
         let bytes = message.encoded_len();
         if bytes >= MAX_MESSAGE_BYTES {
             return Err(SessionError::Oversized { bytes, limit: MAX_MESSAGE_BYTES }.into());
@@ -305,6 +336,14 @@ impl<'a> Session<'a> {
         let message = v1::SessionResponse { message: Some(message) };
         self.outbox.send(message, self.interval * MISSED).await.map_err(End::not_queued)
     }
+}
+
+fn instance_id(text: &str) -> Result<InstanceId, InvalidMessage> {
+    let field = "busy_instance_ids";
+    text.parse().map_err(|error: skein_common::id::ParseIdError| InvalidMessage::Invalid {
+        field,
+        reason: error.to_string(),
+    })
 }
 
 fn shortened(news: News) -> News {

@@ -65,6 +65,7 @@ pub fn register_as(number: u64, name: &str) -> Command {
         agent_version: "0".to_owned(),
         runtime_version: "none".to_owned(),
         generic: Vec::new(),
+        balances: false,
     };
     Command {
         request: None,

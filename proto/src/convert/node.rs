@@ -56,6 +56,7 @@ impl From<&NodeDescription> for v1::NodeDescription {
             agent_version: description.agent_version.clone(),
             runtime_version: description.runtime_version.clone(),
             generic: description.generic.iter().map(v1::GenericResource::from).collect(),
+            balances: description.balances,
         }
     }
 }
@@ -84,6 +85,7 @@ impl TryFrom<v1::NodeDescription> for NodeDescription {
             agent_version: wire.agent_version,
             runtime_version: wire.runtime_version,
             generic: wire.generic.into_iter().map(GenericResource::try_from).collect::<Result<_, _>>()?,
+            balances: wire.balances,
         })
     }
 }

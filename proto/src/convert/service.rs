@@ -13,7 +13,8 @@ use skein_common::{
 };
 
 use super::{
-    duration_from_wire, duration_to_wire, job::job_policy, probe::probes, schedule, update::update_policy,
+    balance::balance_policy, duration_from_wire, duration_to_wire, job::job_policy, probe::probes, schedule,
+    update::update_policy,
 };
 use crate::v1;
 
@@ -83,6 +84,7 @@ impl TryFrom<v1::ServiceSpec> for ServiceSpec {
             job: wire.job_policy.map(|wire| job_policy(&mut door, wire)).unwrap_or_default(),
             schedule: wire.schedule.map(|wire| schedule::schedule(&mut door, wire)),
             depends_on: schedule::dependencies(&mut door, wire.depends_on),
+            balance: wire.balance.map(|wire| balance_policy(&mut door, *wire)).unwrap_or_default(),
         };
         if let Some(schedule) = &spec.schedule {
             schedule.check_times(&mut found);
@@ -305,6 +307,7 @@ impl From<&ServiceSpec> for v1::ServiceSpec {
             job_policy: spec.mode.is_job().then(|| (&spec.job).into()),
             schedule: spec.schedule.as_ref().map(v1::Schedule::from),
             depends_on: spec.depends_on.iter().map(v1::Dependency::from).collect(),
+            balance: Some(Box::new((&spec.balance).into())),
         }
     }
 }

@@ -209,6 +209,7 @@ impl AgentSeat {
             reserved: Resources::default(),
             platform: Platform { os: "linux".to_owned(), arch: "amd64".to_owned() },
             generic: Vec::new(),
+            proxy: None,
         }
     }
 

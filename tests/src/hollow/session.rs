@@ -146,7 +146,8 @@ impl HollowAgent {
             | Message::Redirect(_)
             | Message::Heartbeat(_)
             | Message::StartLogs(_)
-            | Message::StartExec(_) => {
+            | Message::StartExec(_)
+            | Message::Endpoints(_) => {
                 return Ok(());
             }
         };

@@ -15,6 +15,7 @@ use skein_master::sessions::assignments::Told;
 use skein_master_core::{
     Applied, ClusterState, Command, CommandKind,
     command::{Actor, Report, Verdict},
+    drain::Drains,
     liveness::{Liveness, LivenessConfig},
     orchestrator::{self, Scope},
     state::Change,
@@ -288,7 +289,7 @@ impl World {
         self.hear(master, node);
         let Some(leader) = self.leader(master, term) else { return };
         let mut told = Told::new(id, term);
-        let update = told.everything(&leader.state);
+        let update = told.everything(&leader.state, &released(&leader.state, id));
         let session = Session { stream, heard: now, told, inbox: BTreeSet::new() };
         let before = leader.sessions.insert(node, session);
         if let Some(before) = before.filter(|before| before.stream != stream) {
@@ -303,9 +304,10 @@ impl World {
         if !self.in_session(master, node, stream) {
             return;
         }
+        let id = self.nodes[node].id;
         let Some(leader) = self.leader(master, term) else { return };
         let Some(session) = leader.sessions.get_mut(&node) else { return };
-        let update = session.told.everything(&leader.state);
+        let update = session.told.everything(&leader.state, &released(&leader.state, id));
         self.send(stream, Way::ToAgent, Message::Assign(update));
     }
 
@@ -355,10 +357,12 @@ impl World {
 
     /// The session looks at the state of now, which may be ahead of what its inbox says.
     pub(super) fn tell(&mut self, master: usize, term: u64, node: usize) {
+        let id = self.nodes[node].id;
         let Some(leader) = self.leader(master, term) else { return };
         let Some(session) = leader.sessions.get_mut(&node) else { return };
         let inbox = std::mem::take(&mut session.inbox);
-        let (stream, update) = (session.stream, session.told.difference(&leader.state, inbox));
+        let (stream, update) =
+            (session.stream, session.told.difference(&leader.state, &released(&leader.state, id), inbox));
         if let Some(update) = update {
             self.send(stream, Way::ToAgent, Message::Assign(update));
         }
@@ -393,4 +397,14 @@ impl World {
             self.send(stream, Way::ToAgent, Message::Closed);
         }
     }
+}
+
+/// These nodes balance nothing, so what is to stop is stopped at once.
+fn released(state: &ClusterState, node: NodeId) -> Drains {
+    let (mut drains, never) = (Drains::default(), Timestamp::default());
+    for instance in state.instances_on(node) {
+        drains.look(instance, 0, Duration::ZERO, never);
+    }
+    drains.release(never, &[]);
+    drains
 }

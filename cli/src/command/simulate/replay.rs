@@ -236,6 +236,7 @@ fn state(nodes: &[TraceNode]) -> ClusterState {
             agent_version: String::new(),
             runtime_version: String::new(),
             generic: node.generic.clone(),
+            balances: false,
         };
         // Ids in the order of the file, so that ties go to the earlier line.
         let id = NodeId::from_random(number);

@@ -1,0 +1,19 @@
+//! The balancer of this node: published ports in, endpoints out.
+//!
+//! Invariant: traffic runs on threads of its own; the control side hands them values and is never waited for. With all
+//! masters gone it goes on with what it was told last and what it sees itself.
+//! Deliberately not here: who takes a request (`agent/core`, `balance`), who is an endpoint (masters).
+
+mod balancer;
+mod body;
+mod front;
+mod headers;
+mod http;
+mod tcp;
+mod thread;
+mod upstream;
+
+pub use self::balancer::{Applied, Balancer, BalancerHandle, ProxyConfig};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,340 @@
+//! Table of endpoints → fronts and listeners.
+//!
+//! Invariant: the only writer of fronts. What the masters say is taken over whole, service by service; a port that cannot
+//! be listened on is said once and tried again. Masters that are gone change nothing.
+//! Deliberately not here: traffic (`thread`, `http`, `tcp`), the choice of endpoint (`agent/core`).
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    error::Error,
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use skein_agent_core::{
+    EndpointTable, Verdict,
+    balance::{self, Load},
+};
+use skein_common::{
+    InstanceId, ServiceId,
+    endpoint::{BalancedPort, Endpoint, EndpointsUpdate, ServiceEndpoints},
+    service::{BalancePolicy, Protocol},
+};
+use tokio::{
+    net,
+    sync::{mpsc, oneshot, watch},
+    time,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{front::Front, thread::Threads};
+
+/// One session tells one thing at a time.
+const REQUESTS: usize = 4;
+/// A port that was taken, a name that was unknown: tried again.
+const TRY_AGAIN: Duration = Duration::from_secs(5);
+/// How soon it is told that the last request of an endpoint that left is over.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// Of one name.
+const RESOLVE_WITHIN: Duration = Duration::from_secs(2);
+
+/// What this node serves with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProxyConfig {
+    /// Published ports are listened on at this address.
+    pub ingress: IpAddr,
+    pub threads: usize,
+}
+
+#[derive(Debug)]
+enum Request {
+    /// A session begins.
+    Begin,
+    Apply {
+        update: EndpointsUpdate,
+        reply: oneshot::Sender<Verdict>,
+    },
+}
+
+/// The way to the balancer. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct BalancerHandle {
+    requests: mpsc::Sender<Request>,
+    applied: watch::Receiver<Applied>,
+}
+
+/// What new requests go by, and which endpoints of earlier ones still have some.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Applied {
+    pub generation: u64,
+    /// In order, each once.
+    pub busy: Vec<InstanceId>,
+}
+
+impl BalancerHandle {
+    /// A leader welcomed this node: it will tell everything first. What the balancer goes by from then on, live.
+    pub async fn begin_session(&self) -> watch::Receiver<Applied> {
+        let _ = self.requests.send(Request::Begin).await;
+        self.applied()
+    }
+
+    /// What it goes by, live.
+    #[must_use]
+    pub fn applied(&self) -> watch::Receiver<Applied> {
+        self.applied.clone()
+    }
+
+    /// What the leader of this session tells. Answers when new requests go by it; `None` when the agent ends.
+    pub async fn apply(&self, update: EndpointsUpdate) -> Option<Verdict> {
+        let (reply, answer) = oneshot::channel();
+        self.requests.send(Request::Apply { update, reply }).await.ok()?;
+        answer.await.ok()
+    }
+}
+
+type Key = (ServiceId, u16);
+
+/// The control side; [`Balancer::run`] is to be spawned.
+pub struct Balancer {
+    config: ProxyConfig,
+    requests: mpsc::Receiver<Request>,
+    table: EndpointTable,
+    threads: Option<Threads>,
+    served: BTreeMap<Key, Served>,
+    names: BTreeMap<String, IpAddr>,
+    /// Endpoints no more, and their requests that are under way.
+    leaving: Vec<(InstanceId, Arc<Load>)>,
+    applied: watch::Sender<Applied>,
+    /// Something could not be done and may be possible later.
+    has_failed: bool,
+    stop: CancellationToken,
+}
+
+/// A port of a service, and what it was made from.
+struct Served {
+    front: Arc<Front>,
+    policy: BalancePolicy,
+    endpoints: Vec<balance::Endpoint>,
+    listening: Option<Listening>,
+    /// Why it is not listening; said once.
+    trouble: String,
+}
+
+struct Listening {
+    port: u16,
+    stop: CancellationToken,
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+impl Balancer {
+    /// Listens nowhere yet.
+    #[must_use]
+    pub fn new(config: ProxyConfig, stop: CancellationToken) -> (Self, BalancerHandle) {
+        let (sender, requests) = mpsc::channel(REQUESTS);
+        let (applied, seen) = watch::channel(Applied::default());
+        let balancer = Self {
+            config,
+            requests,
+            table: EndpointTable::default(),
+            threads: None,
+            served: BTreeMap::new(),
+            names: BTreeMap::new(),
+            leaving: Vec::new(),
+            applied,
+            has_failed: false,
+            stop,
+        };
+        (balancer, BalancerHandle { requests: sender, applied: seen })
+    }
+
+    /// Until the token it was made with ends.
+    pub async fn run(mut self) {
+        let stop = self.stop.clone();
+        loop {
+            let retry = time::sleep(TRY_AGAIN);
+            tokio::select! {
+                () = stop.cancelled() => return,
+                request = self.requests.recv() => match request {
+                    Some(Request::Begin) => {
+                        self.table.begin_session();
+                        self.publish();
+                    }
+                    Some(Request::Apply { update, reply }) => {
+                        let verdict = self.table.apply(update);
+                        if verdict == Verdict::Accepted {
+                            self.serve().await;
+                            self.publish();
+                        }
+                        let _ = reply.send(verdict);
+                    }
+                    None => return,
+                },
+                () = retry, if self.has_failed => self.serve().await,
+                () = time::sleep(LOOK_EVERY), if !self.leaving.is_empty() => self.publish(),
+            }
+        }
+    }
+
+    /// Makes fronts and listeners what the table says.
+    async fn serve(&mut self) {
+        self.has_failed = false;
+        let services: Vec<Arc<ServiceEndpoints>> = self.table.services().cloned().collect();
+        let wanted: BTreeSet<Key> = services.iter().flat_map(|service| keys(service)).collect();
+        // First, so that a port can pass from one service to another.
+        let (kept, gone) =
+            std::mem::take(&mut self.served).into_iter().partition(|(key, _)| wanted.contains(key));
+        self.served = kept;
+        for served in gone.into_values() {
+            self.leaving.extend(served.front.leave());
+        }
+        for service in &services {
+            for port in tcp_ports(service) {
+                let endpoints = self.resolve(&port.endpoints).await;
+                self.serve_port(service, port, endpoints).await;
+            }
+        }
+    }
+
+    /// Says what holds now, when that is something else.
+    fn publish(&mut self) {
+        self.leaving.retain(|(_, load)| load.in_flight() > 0);
+        let mut busy: Vec<InstanceId> = self.leaving.iter().map(|(instance, _)| *instance).collect();
+        busy.sort_unstable();
+        busy.dedup();
+        let applied = Applied { generation: self.table.generation(), busy };
+        self.applied.send_if_modified(|known| {
+            let is_new = *known != applied;
+            *known = applied;
+            is_new
+        });
+    }
+
+    async fn serve_port(
+        &mut self,
+        service: &ServiceEndpoints,
+        port: &BalancedPort,
+        endpoints: Vec<balance::Endpoint>,
+    ) {
+        let key = (service.service, port.container_port);
+        let served = self.served.entry(key).or_insert_with(|| Served::new(service, &endpoints));
+        let left = served.update(&service.policy, endpoints);
+        self.leaving.extend(left);
+        let Some(served) = self.served.get_mut(&key) else { return };
+        if served.listening.as_ref().map(|listening| listening.port) == port.published {
+            return;
+        }
+        served.listening = None;
+        let Some(published) = port.published else { return };
+        let front = Arc::clone(&served.front);
+        let listened = self.listen(published, &front).await;
+        let Some(served) = self.served.get_mut(&key) else { return };
+        match listened {
+            Ok(listening) => {
+                tracing::info!(service = service.name, port = published, address = %self.config.ingress, "a published port is served");
+                served.trouble.clear();
+                served.listening = Some(listening);
+            }
+            Err(error) => {
+                self.has_failed = true;
+                let trouble = error.to_string();
+                if served.trouble != trouble {
+                    let error = &error as &dyn Error;
+                    tracing::warn!(service = service.name, port = published, address = %self.config.ingress, error, "a published port cannot be served on this node; trying on");
+                    served.trouble = trouble;
+                }
+            }
+        }
+    }
+
+    async fn listen(&mut self, port: u16, front: &Arc<Front>) -> io::Result<Listening> {
+        let threads = match self.threads.take() {
+            Some(threads) => threads,
+            // Not before they are needed: most agents of a test have none.
+            None => Threads::start(self.config.threads, &self.stop)?,
+        };
+        let listening = Listening { port, stop: self.stop.child_token() };
+        let address = SocketAddr::new(self.config.ingress, port);
+        let listened = threads.listen(address, front, &listening.stop).await;
+        self.threads = Some(threads);
+        listened.map(|()| listening)
+    }
+
+    /// Endpoints whose hosts are known; names are asked for once.
+    async fn resolve(&mut self, endpoints: &[Endpoint]) -> Vec<balance::Endpoint> {
+        let mut resolved = Vec::with_capacity(endpoints.len());
+        for endpoint in endpoints {
+            let Some(address) = self.address(&endpoint.host).await else { continue };
+            resolved.push(balance::Endpoint {
+                instance: endpoint.instance,
+                address: SocketAddr::new(address, endpoint.port),
+                weight: endpoint.weight,
+            });
+        }
+        resolved
+    }
+
+    async fn address(&mut self, host: &str) -> Option<IpAddr> {
+        if let Some(known) = host.parse().ok().or_else(|| self.names.get(host).copied()) {
+            return Some(known);
+        }
+        let found = time::timeout(RESOLVE_WITHIN, net::lookup_host((host, 0))).await;
+        let address = found.ok().and_then(Result::ok).and_then(|mut found| found.next());
+        match address {
+            Some(address) => {
+                self.names.insert(host.to_owned(), address.ip());
+                Some(address.ip())
+            }
+            None => {
+                tracing::warn!(
+                    host,
+                    "the host name of a node is unknown here; its instances get no requests"
+                );
+                self.has_failed = true;
+                None
+            }
+        }
+    }
+}
+
+impl Served {
+    fn new(service: &ServiceEndpoints, endpoints: &[balance::Endpoint]) -> Self {
+        let front = Front::new(service.name.clone(), service.policy.clone(), endpoints);
+        Self {
+            front: Arc::new(front),
+            policy: service.policy.clone(),
+            endpoints: endpoints.to_vec(),
+            listening: None,
+            trouble: String::new(),
+        }
+    }
+
+    /// Who left.
+    fn update(
+        &mut self,
+        policy: &BalancePolicy,
+        endpoints: Vec<balance::Endpoint>,
+    ) -> Vec<(InstanceId, Arc<Load>)> {
+        if self.policy == *policy && self.endpoints == endpoints {
+            return Vec::new();
+        }
+        let left = self.front.update(policy.clone(), &endpoints);
+        self.policy = policy.clone();
+        self.endpoints = endpoints;
+        left
+    }
+}
+
+fn tcp_ports(service: &ServiceEndpoints) -> impl Iterator<Item = &BalancedPort> {
+    service.ports.iter().filter(|port| port.protocol == Protocol::Tcp)
+}
+
+fn keys(service: &ServiceEndpoints) -> impl Iterator<Item = Key> {
+    tcp_ports(service).map(|port| (service.service, port.container_port))
+}

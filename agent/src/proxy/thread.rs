@@ -1,0 +1,175 @@
+//! The threads that carry traffic, each with a runtime of its own.
+//!
+//! Invariant: a connection stays on the thread that accepted it, so nothing of it is locked or sent. All threads listen
+//! on every published port (SO_REUSEPORT); the kernel shares connections out among them.
+//! Deliberately not here: which ports (`balancer`).
+
+use std::{
+    io,
+    net::{SocketAddr, TcpListener as StdListener},
+    rc::Rc,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use skein_common::service::BalanceMode;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    runtime,
+    sync::{Semaphore, mpsc},
+    task, time,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{front::Front, http, tcp, upstream::Upstreams};
+
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 1024;
+/// Of one thread; more wait in the kernel.
+const MAX_CONNECTIONS: usize = 20_000;
+/// After an accept that failed (no more file descriptors): what is closed meanwhile helps.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How often connections that wait too long are looked for.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
+/// Ports to be listened on that a thread has not taken over yet.
+const ORDERS: usize = 16;
+/// What is under way when the agent ends has this long.
+const LAST_REQUESTS: Duration = Duration::from_secs(3);
+
+/// One port to listen on until the token ends.
+#[derive(Debug)]
+struct Order {
+    listener: StdListener,
+    front: Arc<Front>,
+    stop: CancellationToken,
+}
+
+/// The way to all threads.
+#[derive(Debug)]
+pub(crate) struct Threads {
+    orders: Vec<mpsc::Sender<Order>>,
+}
+
+impl Threads {
+    /// Starts them; they end on `stop`.
+    ///
+    /// # Errors
+    /// The system gives no thread or no event queue.
+    pub(crate) fn start(count: usize, stop: &CancellationToken) -> io::Result<Self> {
+        let mut orders = Vec::with_capacity(count);
+        for number in 0..count {
+            let (sender, receiver) = mpsc::channel(ORDERS);
+            let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+            let stop = stop.clone();
+            thread::Builder::new()
+                .name(format!("proxy-{number}"))
+                .spawn(move || task::LocalSet::new().block_on(&runtime, run(receiver, stop)))?;
+            orders.push(sender);
+        }
+        Ok(Self { orders })
+    }
+
+    /// Listens on `address` on every thread until `stop`.
+    ///
+    /// # Errors
+    /// The address cannot be listened on; then no thread does.
+    pub(crate) async fn listen(
+        &self,
+        address: SocketAddr,
+        front: &Arc<Front>,
+        stop: &CancellationToken,
+    ) -> io::Result<()> {
+        let listeners: Vec<StdListener> =
+            self.orders.iter().map(|_| bind(address)).collect::<io::Result<_>>()?;
+        for (thread, listener) in self.orders.iter().zip(listeners) {
+            let order = Order { listener, front: Arc::clone(front), stop: stop.clone() };
+            thread.send(order).await.map_err(|_| io::Error::other("the proxy's thread has ended"))?;
+        }
+        Ok(())
+    }
+}
+
+/// A port that other threads listen on too. Another process that listens without sharing is an error; one of the same
+/// user that shares is not, so ports of agents on one machine must differ by address.
+fn bind(address: SocketAddr) -> io::Result<StdListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+async fn run(mut orders: mpsc::Receiver<Order>, stop: CancellationToken) {
+    let upstreams = Rc::new(Upstreams::default());
+    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut sweep = time::interval(SWEEP_EVERY);
+    sweep.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            order = orders.recv() => {
+                let Some(order) = order else { break };
+                task::spawn_local(accept(order, Rc::clone(&upstreams), Arc::clone(&permits)));
+            }
+            _ = sweep.tick() => upstreams.sweep(Instant::now()),
+            () = stop.cancelled() => break,
+        }
+    }
+    let all = u32::try_from(MAX_CONNECTIONS).unwrap_or(u32::MAX);
+    let _ = time::timeout(LAST_REQUESTS, permits.acquire_many(all)).await;
+}
+
+async fn accept(order: Order, upstreams: Rc<Upstreams>, permits: Arc<Semaphore>) {
+    let Order { listener, front, stop } = order;
+    let listener = match TcpListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(error) => {
+            tracing::error!(
+                service = front.name,
+                error = &error as &dyn std::error::Error,
+                "a published port is not served"
+            );
+            return;
+        }
+    };
+    let mut is_failing = false;
+    loop {
+        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
+        let accepted = tokio::select! {
+            () = stop.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                if !std::mem::replace(&mut is_failing, true) {
+                    tracing::warn!(
+                        service = front.name,
+                        error = &error as &dyn std::error::Error,
+                        "connections cannot be accepted"
+                    );
+                }
+                time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        is_failing = false;
+        let (front, upstreams) = (Arc::clone(&front), Rc::clone(&upstreams));
+        task::spawn_local(async move {
+            serve(stream, peer, front, upstreams).await;
+            drop(permit);
+        });
+    }
+}
+
+async fn serve(stream: TcpStream, peer: SocketAddr, front: Arc<Front>, upstreams: Rc<Upstreams>) {
+    // Without it answers of several writes wait for each other's acknowledgement.
+    let _ = stream.set_nodelay(true);
+    match front.state().policy.mode {
+        BalanceMode::Http => http::serve(stream, peer, front, upstreams).await,
+        BalanceMode::Tcp => tcp::serve(stream, peer, front).await,
+    }
+}

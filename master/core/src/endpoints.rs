@@ -1,0 +1,66 @@
+//! Where requests to a service may go: state → what every balancer is told.
+//!
+//! Invariant: a function of the state. An endpoint is an instance that is wanted, ready and not lost with its node; what
+//! is to stop is none any more, so it leaves the balancers before it is stopped.
+//! Deliberately not here: which endpoint takes a request (`agent/core`, `balance`).
+
+use skein_common::{
+    ServiceId,
+    endpoint::{BalancedPort, Endpoint, ServiceEndpoints},
+    instance::{Desired, Instance},
+    service::{DEFAULT_WEIGHT, PortSpec, Publish},
+};
+
+use crate::state::ClusterState;
+
+impl ClusterState {
+    /// The service as balancers see it; `None` when it has no ports, or is gone.
+    #[must_use]
+    pub fn endpoints_of(&self, id: ServiceId) -> Option<ServiceEndpoints> {
+        let service =
+            self.service(id).filter(|service| !service.deleting && !service.spec.ports.is_empty())?;
+        let serving: Vec<&Instance> =
+            self.instances_of(id).map(AsRef::as_ref).filter(|instance| is_serving(instance)).collect();
+        let ports = service.spec.ports.iter().map(|port| self.balanced(*port, &serving)).collect();
+        Some(ServiceEndpoints {
+            service: id,
+            name: service.spec.name.clone(),
+            policy: service.spec.balance.clone(),
+            ports,
+        })
+    }
+
+    fn balanced(&self, port: PortSpec, serving: &[&Instance]) -> BalancedPort {
+        BalancedPort {
+            container_port: port.container_port,
+            protocol: port.protocol,
+            published: match port.publish {
+                Publish::Ingress { port } => port,
+                // Bound by the engine on the instance's own node.
+                Publish::Host { .. } => None,
+            },
+            endpoints: serving.iter().filter_map(|instance| self.endpoint(port, instance)).collect(),
+        }
+    }
+
+    fn endpoint(&self, port: PortSpec, instance: &Instance) -> Option<Endpoint> {
+        let node = self.node(instance.node?)?;
+        let mut bindings = instance.ports.iter();
+        let binding = bindings.find(|binding| {
+            binding.container_port == port.container_port && binding.protocol == port.protocol
+        })?;
+        Some(Endpoint {
+            instance: instance.id,
+            host: node.description.address.clone(),
+            port: binding.host_port,
+            weight: DEFAULT_WEIGHT,
+        })
+    }
+}
+
+fn is_serving(instance: &Instance) -> bool {
+    instance.desired == Desired::Run && instance.is_ready() && !instance.lost
+}
+
+#[cfg(test)]
+mod tests;
