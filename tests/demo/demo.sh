@@ -89,7 +89,7 @@ start_master() {
 
 start_agent() {
     launch "$1" "$bin/skein-agent" run --name "$1" --data-dir "$home/$1" --masters "$SKEIN_MASTERS" \
-        --advertise-address 127.0.0.1 --label "zone=$(zone_of "$1")" --docker-host "$docker_host"
+        --advertise-address 127.0.0.1 --ingress-address "$(ingress_of "$1")" --label "zone=$(zone_of "$1")" --docker-host "$docker_host"
 }
 
 # --- the steps -------------------------------------------------------------
@@ -139,7 +139,7 @@ deploy() {
     step "Deploying a Compose file: web, 3 replicas"
     local start
     start="$(now_ms)"
-    show skein stack deploy -c "$compose" "$stack" || no "the deployment was accepted"
+    show env WEB_PORT="$web_port" "$bin/skein" stack deploy -c "$compose" "$stack" || no "the deployment was accepted"
     within 30 ready 3 || stop_with "the service does not run after 30 s"
     yes "3 instances healthy $(seconds $(($(now_ms) - start))) after the command"
     show skein service ps "$service"
@@ -155,6 +155,24 @@ ask_everyone() {
     done < <(instances | jq -r '.endpoints[0] | "\(.address):\(.port)"')
     verify "3 different containers answer" [ "$(printf '%s\n' "${hosts[@]}" | sort -u | wc -l)" = 3 ]
     verify "on 3 different nodes" [ "$(instances | jq -r .nodeName | sort -u | wc -l)" = 3 ]
+}
+
+# What $1 requests to the published port of node $2 brought: "count host" a line.
+shares() {
+    local hosts
+    hosts="$(for _ in $(seq "$1"); do curl --silent --fail --max-time 3 "http://$(ingress_of "$2"):$web_port/" | jq -r .hostname; done)"
+    sort <<<"$hosts" | uniq -c | sed 's/^ */   /'
+}
+
+ask_published_port() {
+    step "Asking the published port ($web_port) of every node, 30 times each"
+    local name share
+    for name in "${agents[@]}"; do
+        within 5 curl --silent --fail --max-time 3 --output /dev/null "http://$(ingress_of "$name"):$web_port/" || true
+        share="$(shares 30 "$name")"
+        printf '   %s, %s:%s\n%s\n' "$name" "$(ingress_of "$name")" "$web_port" "$share"
+        verify "30 answers, 10 from each of 3 instances" [ "$(awk '{print $1}' <<<"$share" | xargs)" = "10 10 10" ]
+    done
 }
 
 scale_up() {
@@ -260,6 +278,7 @@ form_cluster
 join_agents
 deploy
 ask_everyone
+ask_published_port
 scale_up
 kill_leader
 kill_container
