@@ -27,10 +27,10 @@ use crate::{app::App, args::Command, failure::Failure};
 /// Whatever the command ends with.
 pub async fn run(app: &App, command: Command) -> Result<(), Failure> {
     match command {
-        Command::Apply(args) => apply::run(app, args).await,
+        Command::Apply(args) => Box::pin(apply::run(app, args)).await,
         Command::Plan(args) => plan::run(app, args).await,
         Command::Service(command) => service::run(app, command).await,
-        Command::Stack(command) => stack::run(app, command).await,
+        Command::Stack(command) => Box::pin(stack::run(app, command)).await,
         Command::Job(command) => job::run(app, command).await,
         Command::Node(command) => node::run(app, command).await,
         Command::Logs(args) => logs::run(app, args).await,

@@ -269,7 +269,7 @@ async fn bad_input_gets_the_right_status_and_harms_nobody() {
         ("GET / HTTP/1.1\r\nhost: a\r\ncontent-length: 1, 2\r\n\r\n", 400),
         (large.as_str(), 431),
     ] {
-        assert_eq!(rig.ask(request).await.0, status, "{:.40}", request);
+        assert_eq!(rig.ask(request).await.0, status, "{request:.40}");
     }
     assert_eq!(one.served(), 0);
     assert_eq!(rig.get("/who").await, (200, "1".to_owned()));

@@ -169,7 +169,7 @@ impl ToldEndpoints {
     /// The agent goes by this message: by which entry of the book, unless that is known.
     pub fn heard(&mut self, generation: u64) -> Option<u64> {
         let heard = self.unheard.iter().take_while(|(sent, _)| *sent <= generation).count();
-        self.unheard.drain(..heard).map(|(_, number)| number).last()
+        self.unheard.drain(..heard).map(|(_, number)| number).next_back()
     }
 }
 

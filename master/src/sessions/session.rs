@@ -293,9 +293,8 @@ impl<'a> Session<'a> {
         } else {
             self.told.difference(&state, &self.leading.drains.lock(), inbox.changed)
         };
-        match update {
-            Some(update) => self.tell(&update).await?,
-            None => {}
+        if let Some(update) = update {
+            self.tell(&update).await?;
         }
         let endpoints =
             inbox.endpoints.then(|| self.told_endpoints.difference(&self.leading.endpoints)).flatten();
