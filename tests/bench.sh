@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds what is measured (release, once) and measures it: make bench [ARGS='writes --quick'].
 #
-#   tests/bench.sh [writes|instances|failover|hollow|memory]... [--quick] [--rounds N] [--kills N]
+#   tests/bench.sh [writes|instances|failover|hollow|scale|memory]... [--quick] [--rounds N] [--kills N]
 #
 # Needs a Docker daemon (tests/setup.sh); unpacks Debian's etcd when it is compared with.
 
@@ -18,7 +18,7 @@ packages=(-p skein-master -p skein-agent -p skein-cli -p skein-tests)
 
 case " $* " in
     *" writes "*) tests/setup.sh etcd ;;
-    *" instances "* | *" failover "* | *" hollow "* | *" memory "*) ;;
+    *" instances "* | *" failover "* | *" hollow "* | *" scale "* | *" memory "*) ;;
     *) tests/setup.sh etcd ;;
 esac
 

@@ -36,6 +36,8 @@ pub enum Bench {
     Failover,
     /// Hollow agents by the thousand.
     Hollow,
+    /// A large cluster filled at once, with hollow agents.
+    Scale,
     /// Memory of idle processes.
     Memory,
 }
@@ -52,6 +54,8 @@ pub struct Plan {
     /// Few and many hollow agents.
     pub nodes: (usize, usize),
     pub instances: usize,
+    /// Services, and instances of each, that fill the many hollow agents.
+    pub fill: (usize, usize),
 }
 
 impl Plan {
@@ -62,6 +66,7 @@ impl Plan {
         clients: None,
         nodes: (1_000, 5_000),
         instances: 20_000,
+        fill: (20, 5_000),
     };
     /// Whether it works at all.
     pub const QUICK: Self = Self {
@@ -71,6 +76,7 @@ impl Plan {
         clients: None,
         nodes: (100, 300),
         instances: 2_000,
+        fill: (4, 1_500),
     };
 }
 
@@ -83,6 +89,7 @@ impl Bench {
             Self::Instances => Box::pin(instances::measure(plan)).await,
             Self::Failover => Box::pin(failover::measure(plan)).await,
             Self::Hollow => Box::pin(hollow_scale::measure(plan)).await,
+            Self::Scale => Box::pin(hollow_scale::fill(plan)).await,
             Self::Memory => Box::pin(footprint::measure(plan)).await,
         }
     }

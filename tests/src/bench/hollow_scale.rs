@@ -53,6 +53,40 @@ pub async fn measure(plan: &Plan) -> Result<Table> {
     Ok(table)
 }
 
+/// All of a large cluster at once: from the first apply until everything runs.
+///
+/// # Errors
+/// When the cluster does not come to that.
+pub async fn fill(plan: &Plan) -> Result<Table> {
+    let mut skein = Deployment::start(3, 0, &Flags::default()).await?;
+    let (_, nodes) = plan.nodes;
+    let (services, each) = plan.fill;
+    let mut table = Table::new("A large cluster, filled at once", "");
+    // Two processes, so that neither holds more streams than one may.
+    let flocks = (flock(&skein, 0, nodes / 2)?, flock(&skein, nodes / 2, nodes - nodes / 2)?);
+    nodes_ready(&skein, nodes).await?;
+    time::sleep(SETTLE).await; // polls: nothing, registrations are over
+    let mut sight = Sight::open(skein.client.master(0)).await?;
+    let names: Vec<String> = (0..services).map(|number| format!("fill-{number}")).collect();
+    let replicas = u32::try_from(each)?;
+    let begin = Instant::now();
+    for name in &names {
+        skein.client.apply(spec::service(name).replicas(replicas)).await?;
+    }
+    sight.until(LIMIT, |ready| names.iter().all(|name| ready.count(name) == each)).await?;
+    let mut running = Figure::new(Unit::Seconds);
+    running.add_time(begin.elapsed());
+    let what = format!("{} instances of {services} services on {nodes} nodes", services * each);
+    table.add(format!("{what}: apply → running"), running, None, Some(Target::AtMost(30.0)));
+    let leader = skein.leader().await?;
+    let mut memory = Figure::new(Unit::Megabytes);
+    memory.add(process_usage::memory(skein.masters[leader].process.pid().context("the leader runs")?)?);
+    table.add("leader's memory then", memory, None, None);
+    drop(flocks);
+    skein.abandon();
+    Ok(table)
+}
+
 /// Agents with these numbers, in one process.
 fn flock(skein: &Deployment, first: usize, count: usize) -> Result<Process> {
     let masters: Vec<_> = skein.masters.iter().map(|master| master.api.address()).collect();
