@@ -205,6 +205,7 @@ fn description(config: AgentConfig) -> NodeDescription {
         runtime_version: String::new(),
         generic: config.generic,
         balances: config.proxy.is_some(),
+        pids: crate::usage::capacity::pids(),
     }
 }
 

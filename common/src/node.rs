@@ -37,6 +37,9 @@ pub struct NodeDescription {
     /// Its balancer listens on published ports, and is to be told endpoints.
     #[serde(default)]
     pub balances: bool,
+    /// Processes and threads the machine allows; 0 = not known, and not counted.
+    #[serde(default)]
+    pub pids: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]

@@ -49,7 +49,7 @@ pub struct Leading {
     pub heard: Arc<Heard>,
     pub liveness: LivenessConfig,
     pub reports: Reports,
-    pub usage: UsageStore,
+    pub usage: Arc<UsageStore>,
     pub logs: LogDesk,
     pub exec: ExecDesk,
     tracker: TaskTracker,
@@ -203,7 +203,7 @@ async fn sit_down(bench: Bench, term: u64, tracker: TaskTracker, stop: Cancellat
         heard: Arc::default(),
         liveness: bench.liveness.clone(),
         reports,
-        usage: UsageStore::default(),
+        usage: Arc::default(),
         logs: LogDesk::default(),
         exec: ExecDesk::default(),
         tracker: tracker.clone(),
@@ -214,7 +214,7 @@ async fn sit_down(bench: Bench, term: u64, tracker: TaskTracker, stop: Cancellat
     spawn_vital(&tracker, "dispatcher", dispatcher.run(stop.clone()));
     spawn_vital(&tracker, "observer", observer.run(stop.clone()));
     spawn_vital(&tracker, "liveness", judge);
-    spawn_vital(&tracker, "planner", Planner::new(bench.store).run(stop));
+    spawn_vital(&tracker, "planner", Planner::new(bench.store, leading.usage.clone()).run(stop));
     tracing::info!(term, "this master leads");
     bench.seat.send_replace(Some(leading));
 }

@@ -49,6 +49,23 @@ impl UsageStore {
         self.lock().remove(&node);
     }
 
+    /// How busy each node is, in thousandths of the scarcer of CPU and memory.
+    #[must_use]
+    pub fn measured(&self) -> BTreeMap<NodeId, u16> {
+        let permille = |part: u64, whole: u64| {
+            let value = u128::from(part) * 1_000 / u128::from(whole.max(1));
+            u16::try_from(value.min(1_000)).unwrap_or(1_000)
+        };
+        let nodes = self.lock();
+        let sampled = nodes.iter().filter_map(|(node, samples)| Some((*node, samples.host?)));
+        sampled
+            .map(|(node, host)| {
+                let cpu = permille(host.cpu_millis, host.cpu_total_millis);
+                (node, cpu.max(permille(host.memory_bytes, host.memory_total_bytes)))
+            })
+            .collect()
+    }
+
     /// The newest sample of every node that has one, in the order of ids.
     #[must_use]
     pub fn nodes(&self, state: &ClusterState) -> Vec<v1::NodeUsage> {

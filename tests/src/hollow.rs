@@ -76,5 +76,6 @@ fn description(flock: &Flock, number: usize) -> NodeDescription {
         runtime_version: "hollow".to_owned(),
         generic: Vec::new(),
         balances: false,
+        pids: 0,
     }
 }

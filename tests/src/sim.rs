@@ -426,6 +426,7 @@ fn machine(index: usize, settings: &Settings, dice: &mut Dice) -> Node {
         runtime_version: "model".to_owned(),
         generic: vec![GenericResource { name: "gpu".to_owned(), model: String::new(), count: 1 }],
         balances: false,
+        pids: 0,
     };
     Node {
         id: NodeId::from_random(dice.bits()),

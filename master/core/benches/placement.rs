@@ -47,6 +47,7 @@ fn nodes(count: u64) -> ClusterState {
             runtime_version: String::new(),
             generic: Vec::new(),
             balances: false,
+            pids: 0,
         };
         let id = NodeId::from_random(number + 1);
         apply(

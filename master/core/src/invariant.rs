@@ -224,6 +224,7 @@ fn recompute(state: &ClusterState) -> Index {
         let occupancy = index.occupancy.entry(node).or_default();
         occupancy.reserved = occupancy.reserved.saturating_add(reservation);
         occupancy.instances += 1;
+        occupancy.pids += state.spec_of(instance).and_then(|spec| spec.resources.pids).map_or(0, u64::from);
         let Some(node) = state.node(node) else { continue };
         for port in &instance.ports {
             let used = index.host_ports.entry(node.description.address.clone()).or_default();

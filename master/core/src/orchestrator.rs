@@ -22,7 +22,9 @@ mod scope;
 mod slots;
 mod verdict;
 
-use skein_common::{InstanceId, Timestamp};
+use std::collections::BTreeMap;
+
+use skein_common::{InstanceId, NodeId, Timestamp};
 
 use self::{draft::Draft, slots::Slots};
 pub use self::{
@@ -59,6 +61,17 @@ pub fn plan(
     now: Timestamp,
     ids: &mut dyn FnMut() -> InstanceId,
 ) -> Planned {
+    plan_measured(state, scope, now, &BTreeMap::new(), ids)
+}
+
+/// The same, knowing how busy nodes are: thousandths of the scarcer resource.
+pub fn plan_measured(
+    state: &ClusterState,
+    scope: &Scope,
+    now: Timestamp,
+    measured: &BTreeMap<NodeId, u16>,
+    ids: &mut dyn FnMut() -> InstanceId,
+) -> Planned {
     // A leader whose clock is behind must not wait for times that have been reached already.
     let mut draft = Draft::new(state, now.max(state.time()), ids);
     let scope = scope.with_waiting(state);
@@ -66,7 +79,7 @@ pub fn plan(
         plan_service(&mut draft, service);
     }
     rebalance::advance(&mut draft, &scope);
-    draft.schedule(&scope);
+    draft.schedule(&scope, measured);
     draft.finish()
 }
 

@@ -147,6 +147,16 @@ impl<'a> Scheduler<'a> {
         }
     }
 
+    /// With what was measured on nodes, in thousandths of the scarcer resource. (Not under `balanced`, which
+    /// looks at what fits.)
+    #[must_use]
+    pub fn with_measured(mut self, measured: &BTreeMap<NodeId, u16>) -> Self {
+        if !measured.is_empty() {
+            self.fleet.measure(measured, self.weights.utilisation);
+        }
+        self
+    }
+
     /// With another strategy for services that do not say.
     #[must_use]
     pub fn with_strategy(self, strategy: Strategy) -> Self {
@@ -244,6 +254,7 @@ impl<'a> Scheduler<'a> {
         };
         room.reserved = room.reserved.saturating_add(work.need.reservation);
         room.instances = room.instances.saturating_add(1);
+        room.pids = room.pids.saturating_add(work.need.pids);
         let node = room.node.id;
         self.fleet.touch(position);
         self.fleet.add_same(position);

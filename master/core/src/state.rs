@@ -101,6 +101,8 @@ pub(crate) struct Index {
 pub struct Occupancy {
     pub reserved: Resources,
     pub instances: u32,
+    /// Of those that say how many they need.
+    pub pids: u64,
 }
 
 /// A service as it is kept.

@@ -77,6 +77,7 @@ pub fn node(name: &str) -> NodeDescription {
         runtime_version: "fake".to_owned(),
         generic: Vec::new(),
         balances: false,
+        pids: 0,
     }
 }
 

@@ -5,9 +5,9 @@
 //! Deliberately not here: the decisions (`orchestrator`), and any debounce: what arrives while a
 //! plan commits is the next batch.
 
-use std::{error::Error, future, mem, panic, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, error::Error, future, mem, panic, sync::Arc, time::Duration};
 
-use skein_common::{InstanceId, Revision, Timestamp};
+use skein_common::{InstanceId, NodeId, Revision, Timestamp};
 use skein_master_core::{
     ClusterState, Command, CommandKind,
     command::Actor,
@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     clock,
     store::{ChangeBatch, Feed, FeedEnd, Store},
+    usage::UsageStore,
 };
 
 /// Everything is looked at this often, whatever happened.
@@ -30,6 +31,7 @@ const RETRY_AFTER: Duration = Duration::from_millis(200);
 #[derive(Debug)]
 pub struct Planner {
     store: Store,
+    usage: Arc<UsageStore>,
     dirty: Scope,
     /// When everything has to be looked at again.
     wake_at: Instant,
@@ -37,8 +39,8 @@ pub struct Planner {
 
 impl Planner {
     #[must_use]
-    pub fn new(store: Store) -> Self {
-        Self { store, dirty: Scope::All, wake_at: Instant::now() + FULL_PASS_EVERY }
+    pub fn new(store: Store, usage: Arc<UsageStore>) -> Self {
+        Self { store, usage, dirty: Scope::All, wake_at: Instant::now() + FULL_PASS_EVERY }
     }
 
     /// Until `stop`.
@@ -87,7 +89,7 @@ impl Planner {
             if scope == Scope::All {
                 self.wake_at = Instant::now() + FULL_PASS_EVERY;
             }
-            let (planned, now) = decide(self.store.snapshot(), scope.clone()).await;
+            let (planned, now) = decide(self.store.snapshot(), scope.clone(), self.usage.measured()).await;
             let is_cut = planned.wake_at.is_some_and(|at| at <= now);
             if let Some(at) = planned.wake_at.filter(|at| *at > now) {
                 self.wake_at = self.wake_at.min(Instant::now() + at.since(now));
@@ -124,12 +126,16 @@ impl Planner {
 }
 
 /// One pass over the state, off the threads that serve streams: it may take a while.
-async fn decide(state: Arc<ClusterState>, scope: Scope) -> (Planned, Timestamp) {
+async fn decide(
+    state: Arc<ClusterState>,
+    scope: Scope,
+    measured: BTreeMap<NodeId, u16>,
+) -> (Planned, Timestamp) {
     // As the core reads it: a leader whose clock is behind goes by the time that was applied.
     let now = clock::now().max(state.time());
     let pass = tokio::task::spawn_blocking(move || {
         let mut ids = || InstanceId::from_random(clock::random());
-        orchestrator::plan(&state, &scope, now, &mut ids)
+        orchestrator::plan_measured(&state, &scope, now, &measured, &mut ids)
     });
     match pass.await {
         Ok(planned) => (planned, now),

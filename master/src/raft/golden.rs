@@ -61,6 +61,7 @@ fn commands() -> [Command; 2] {
         runtime_version: "docker 20.10.24".to_owned(),
         generic: Vec::new(),
         balances: false,
+        pids: 0,
     };
     let id = NodeId::from_random(7);
     [

@@ -157,6 +157,7 @@ mod tests {
             runtime_version: String::new(),
             generic: Vec::new(),
             balances: false,
+            pids: 0,
         }
     }
 

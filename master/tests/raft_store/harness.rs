@@ -66,6 +66,7 @@ pub fn register_as(number: u64, name: &str) -> Command {
         runtime_version: "none".to_owned(),
         generic: Vec::new(),
         balances: false,
+        pids: 0,
     };
     Command {
         request: None,

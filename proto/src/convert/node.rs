@@ -57,6 +57,7 @@ impl From<&NodeDescription> for v1::NodeDescription {
             runtime_version: description.runtime_version.clone(),
             generic: description.generic.iter().map(v1::GenericResource::from).collect(),
             balances: description.balances,
+            pids: description.pids,
         }
     }
 }
@@ -86,6 +87,7 @@ impl TryFrom<v1::NodeDescription> for NodeDescription {
             runtime_version: wire.runtime_version,
             generic: wire.generic.into_iter().map(GenericResource::try_from).collect::<Result<_, _>>()?,
             balances: wire.balances,
+            pids: wire.pids,
         })
     }
 }

@@ -237,6 +237,7 @@ fn state(nodes: &[TraceNode]) -> ClusterState {
             runtime_version: String::new(),
             generic: node.generic.clone(),
             balances: false,
+            pids: 0,
         };
         // Ids in the order of the file, so that ties go to the earlier line.
         let id = NodeId::from_random(number);

@@ -178,10 +178,14 @@ fn fits(
     let free = node.allocatable().saturating_sub(state.reserved(node.id));
     let spec = state.spec(service, generation);
     let wanted = spec.map_or(Resources::ZERO, |spec| spec.resources.reservation);
+    let pids = spec.and_then(|spec| spec.resources.pids).map_or(0, u64::from);
     let generic = spec.map_or(&[][..], |spec| &spec.placement.generic);
     let address = &node.description.address;
     accepts
         && free.lacking(wanted).is_none()
+        && (pids == 0
+            || node.description.pids == 0
+            || state.occupancy(node.id).pids.saturating_add(pids) <= node.description.pids)
         && devices::suit(state, node, generic, devices)
         && ports.iter().all(|port| !state.host_port_in_use(address, port.protocol, port.host_port))
 }

@@ -211,7 +211,7 @@ impl<'a> Draft<'a> {
 
     /// Gives nodes to whatever waits for one: the most important first, then the oldest. Who finds
     /// no room may make others give way.
-    pub(super) fn schedule(&mut self, scope: &Scope) {
+    pub(super) fn schedule(&mut self, scope: &Scope, measured: &BTreeMap<NodeId, u16>) {
         let mut groups: BTreeMap<(ServiceId, Generation), Vec<Waiting>> = BTreeMap::new();
         for waiting in self.waiting(scope) {
             if self.may_be_placed(&waiting) {
@@ -226,7 +226,7 @@ impl<'a> Draft<'a> {
             let priority = group.first().map_or(0, |waiting| self.priority(waiting));
             (Reverse(priority), group.iter().map(|waiting| waiting.since).min())
         });
-        let mut scheduler = Scheduler::new(self.state);
+        let mut scheduler = Scheduler::new(self.state).with_measured(measured);
         for group in groups {
             self.place(&mut scheduler, &group);
         }

@@ -21,6 +21,7 @@ use super::{device::Names, fleet::Room, need::Need, ports::PortBook};
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Refusal {
     Insufficient(ResourceKind),
+    Pids,
     Generic(Rc<str>),
     PortInUse {
         port: u16,
@@ -58,12 +59,16 @@ pub(super) fn filling(
     ports: &PortBook<'_>,
     names: &Names,
 ) -> Option<Refusal> {
-    resources(room, need).or_else(|| generic(room, need, names)).or_else(|| host_ports(room, need, ports))
+    resources(room, need)
+        .or_else(|| pids(room, need))
+        .or_else(|| generic(room, need, names))
+        .or_else(|| host_ports(room, need, ports))
 }
 
 /// Whether [`filling`] refuses nothing.
 pub(super) fn has_room(room: &Room<'_>, need: &Need<'_>, ports: &PortBook<'_>) -> bool {
     resources(room, need).is_none()
+        && pids(room, need).is_none()
         && need.asks.iter().all(|ask| room.bank(ask.name).is_some_and(|bank| bank.fits(ask)))
         && (need.ports.is_empty() || host_ports(room, need, ports).is_none())
 }
@@ -101,6 +106,12 @@ fn resources(room: &Room<'_>, need: &Need<'_>) -> Option<Refusal> {
     room.free().lacking(need.reservation).map(Refusal::Insufficient)
 }
 
+pub(super) fn pids(room: &Room<'_>, need: &Need<'_>) -> Option<Refusal> {
+    let most = room.node.description.pids;
+    let counted = need.pids > 0 && most > 0;
+    (counted && room.pids.saturating_add(need.pids) > most).then_some(Refusal::Pids)
+}
+
 fn generic(room: &Room<'_>, need: &Need<'_>, names: &Names) -> Option<Refusal> {
     let lacks = need.asks.iter().find(|ask| !room.bank(ask.name).is_some_and(|bank| bank.fits(ask)))?;
     Some(Refusal::Generic(names.shared(lacks.name)))
@@ -121,6 +132,7 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Insufficient(kind) => write!(f, "insufficient {kind}"),
+            Self::Pids => f.write_str("insufficient pids"),
             Self::Generic(name) => write!(f, "insufficient {name}"),
             Self::PortInUse { port, protocol } => write!(f, "host port {port}/{protocol} in use"),
             Self::NoFreePort => f.write_str("no free dynamic host port"),

@@ -21,6 +21,8 @@ pub(super) struct Room<'a> {
     pub(super) reserved: Resources,
     /// Everything that occupies the node.
     pub(super) instances: u32,
+    /// Of those that say how many they need.
+    pub(super) pids: u64,
     pub(super) banks: Vec<Bank>,
 }
 
@@ -30,6 +32,12 @@ pub(super) struct Domains {
     pub(super) of: Vec<u32>,
     pub(super) values: Vec<String>,
 }
+
+/// [`Fleet::busy`] of a node that has nothing left.
+const WHOLE_BUSY: u32 = 20;
+
+/// Load, what was measured, instances, position.
+type OrderKey = (u64, u32, u32, u32);
 
 pub(super) const NONE: u32 = u32::MAX;
 
@@ -44,10 +52,14 @@ pub(super) struct Fleet<'a> {
     /// Reserved share of the scarcest resource, below 1; whole thousandths, so that nodes that
     /// hardly differ tie.
     pub(super) load: Vec<f64>,
+    /// Measured, in twentieths of the scarcer resource, so that nodes that hardly differ tie.
+    pub(super) busy: Vec<u32>,
+    /// What a node that is busy as a whole costs more.
+    pub(super) busy_cost: f64,
     /// What is free, as shares of the largest node, summed over the resources.
     pub(super) slack: Vec<f64>,
     /// By load, instances and position; kept from the first time on that it is asked for.
-    order: Option<BTreeSet<(u64, u32, u32)>>,
+    order: Option<BTreeSet<OrderKey>>,
     /// Instances of the group's service.
     pub(super) same: Vec<u32>,
     same_at: Vec<u32>,
@@ -75,8 +87,19 @@ impl<'a> Fleet<'a> {
         (fleet.cpu, fleet.memory) = (vec![0; count], vec![0; count]);
         (fleet.load, fleet.slack) = (vec![0.0; count], vec![0.0; count]);
         (fleet.instances, fleet.same) = (vec![0; count], vec![0; count]);
+        fleet.busy = vec![0; count];
         (0..count).for_each(|position| fleet.refresh(position));
         fleet
+    }
+
+    /// What was measured, and what it costs beside what is reserved.
+    pub(super) fn measure(&mut self, measured: &BTreeMap<NodeId, u16>, cost: f64) {
+        self.busy_cost = cost;
+        for position in 0..self.rooms.len() {
+            let permille = measured.get(&self.rooms[position].node.id).copied().unwrap_or(0);
+            self.busy[position] = u32::from(permille.min(1_000)) * WHOLE_BUSY / 1_000;
+            self.refresh(position);
+        }
     }
 
     pub(super) fn position(&self, node: NodeId) -> Option<usize> {
@@ -96,8 +119,9 @@ impl<'a> Fleet<'a> {
     }
 
     /// Loads are not negative, so their bits are ordered as they are.
-    fn order_key(&self, position: usize) -> (u64, u32, u32) {
-        (self.load[position].to_bits(), self.instances[position], u32::try_from(position).unwrap_or(NONE))
+    fn order_key(&self, position: usize) -> OrderKey {
+        let place = u32::try_from(position).unwrap_or(NONE);
+        (self.load[position].to_bits(), self.busy[position], self.instances[position], place)
     }
 
     pub(super) fn keep_order(&mut self) {
@@ -108,7 +132,7 @@ impl<'a> Fleet<'a> {
 
     /// Positions, the least loaded first; nothing before [`Fleet::keep_order`].
     pub(super) fn emptiest(&self) -> impl Iterator<Item = u32> {
-        self.order.iter().flatten().map(|(_, _, position)| *position)
+        self.order.iter().flatten().map(|(.., position)| *position)
     }
 
     fn refresh(&mut self, position: usize) {
@@ -125,8 +149,9 @@ impl<'a> Fleet<'a> {
         self.cpu[position] = free.cpu_millis;
         self.memory[position] = free.memory_bytes;
         self.instances[position] = room.instances;
-        self.load[position] = f64::from(load) / 1_001.0;
-        self.slack[position] = slack;
+        let busy = self.busy_cost * f64::from(self.busy[position]) / f64::from(WHOLE_BUSY);
+        self.load[position] = f64::from(load) / 1_001.0 + busy;
+        self.slack[position] = slack + busy;
     }
 
     /// Forgets the counts of the service before, and counts these.
@@ -185,6 +210,7 @@ impl<'a> Room<'a> {
             allocatable: node.allocatable(),
             reserved: occupancy.reserved,
             instances: occupancy.instances,
+            pids: occupancy.pids,
             banks: banks(state, node, names),
         }
     }

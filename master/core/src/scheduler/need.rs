@@ -19,6 +19,8 @@ pub(super) struct Need<'a> {
     pub(super) policy: &'a PlacementPolicy,
     pub(super) asks: Vec<Ask>,
     pub(super) strategy: Strategy,
+    /// 0 = it does not say.
+    pub(super) pids: u64,
 }
 
 impl<'a> Need<'a> {
@@ -30,6 +32,7 @@ impl<'a> Need<'a> {
             policy: &spec.placement,
             asks: spec.placement.generic.iter().map(|request| names.ask(request)).collect(),
             strategy: spec.placement.strategy.unwrap_or(default),
+            pids: spec.resources.pids.map_or(0, u64::from),
         }
     }
 

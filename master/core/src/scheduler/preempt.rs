@@ -208,6 +208,7 @@ impl<'a> Scheduler<'a> {
         let place = position as usize;
         let room = &self.fleet.rooms[place];
         if self.preemptions.promised.contains_key(&place)
+            || filter::pids(room, &work.need).is_some()
             || work.topology.refusal(place, self.fleet.same[place]).is_some()
             || filter::host_ports(room, &work.need, &self.ports).is_some()
         {

@@ -75,7 +75,7 @@ impl Scheduler<'_> {
         self.fleet.cpu[position] >= need.reservation.cpu_millis
             && self.fleet.memory[position] >= need.reservation.memory_bytes
             && !self.is_promised(position, need)
-            && (need.asks.is_empty() && need.ports.is_empty()
+            && (need.asks.is_empty() && need.ports.is_empty() && need.pids == 0
                 || filter::has_room(&self.fleet.rooms[position], need, &self.ports))
     }
 
@@ -89,7 +89,9 @@ impl Scheduler<'_> {
         let resources = price.at(position);
         let wish = if work.topology.is_plain() { 0.0 } else { work.topology.wish_node(position) };
         let cost = self.weights.resources * resources - self.weights.constraints * wish;
-        Score { cost, instances: self.fleet.instances[position] }
+        let cold = !work.warm.is_empty()
+            && !u32::try_from(position).is_ok_and(|position| work.warm.contains(&position));
+        Score { cost, cold, busy: self.fleet.busy[position], instances: self.fleet.instances[position] }
     }
 
     /// The best node where the slot did not fail lately; of the others the one where it failed
@@ -105,7 +107,8 @@ impl Scheduler<'_> {
 
     /// Under `spread`, the emptiest node without an instance of the service is the best there is.
     fn emptiest(&self, work: &Work<'_>, wanted: &impl Fn(usize) -> bool) -> Option<usize> {
-        if work.need.strategy != Strategy::Spread {
+        let measured = self.fleet.busy_cost > 0.0;
+        if work.need.strategy != Strategy::Spread || !work.warm.is_empty() || measured {
             return None;
         }
         let emptiest = self.fleet.emptiest().take(MOST_TRIES);

@@ -4,8 +4,8 @@
 //! same on every node, and orders the queue; so between nodes the other two terms decide. The
 //! weights are exponentially apart: what the user wished for comes before the cluster's taste.
 //!
-//! Invariant: floats live here only, and equal input gives equal floats; ties go to the node with
-//! fewer instances, then to the lower id. (Where the slot failed lately is weighed before.)
+//! Invariant: floats live here only, and equal input gives equal floats; ties go to the node that
+//! has the image, then to the one that is measured as less busy, then to the one with fewer instances, then to the lower id. (Where the slot failed lately is weighed before.)
 
 use std::cmp::Ordering;
 
@@ -19,6 +19,8 @@ pub struct Weights {
     pub priority: f64,
     pub resources: f64,
     pub constraints: f64,
+    /// Of what is measured, within the second term.
+    pub utilisation: f64,
 }
 
 impl Weights {
@@ -28,6 +30,7 @@ impl Weights {
             priority: weights.priority().value(),
             resources: weights.resources().value(),
             constraints: weights.constraints().value(),
+            utilisation: weights.utilisation().value(),
         }
     }
 }
@@ -36,6 +39,10 @@ impl Weights {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Score {
     pub(super) cost: f64,
+    /// The image is not there, as far as is known.
+    pub(super) cold: bool,
+    /// Measured.
+    pub(super) busy: u32,
     pub(super) instances: u32,
 }
 
@@ -49,7 +56,8 @@ impl PartialOrd for Score {
 
 impl Ord for Score {
     fn cmp(&self, other: &Self) -> Ordering {
-        self.cost.total_cmp(&other.cost).then(self.instances.cmp(&other.instances))
+        let ties = (self.cold, self.busy, self.instances).cmp(&(other.cold, other.busy, other.instances));
+        self.cost.total_cmp(&other.cost).then(ties)
     }
 }
 

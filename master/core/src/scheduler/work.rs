@@ -1,8 +1,11 @@
 //! One group being placed: its need, the nodes that pass what does not change, its rules.
 
-use std::{collections::BTreeMap, rc::Rc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+};
 
-use skein_common::{Resources, ServiceId, placement::Strategy};
+use skein_common::{Resources, ServiceId, instance::Phase, placement::Strategy};
 
 use super::{
     Group, Scheduler,
@@ -19,6 +22,8 @@ pub(super) struct Work<'a> {
     pub(super) eligible: Rc<Standing>,
     pub(super) topology: Topology,
     pub(super) class: ClassKey,
+    /// Nodes that have the image, as far as the service's own instances show; of small groups only.
+    pub(super) warm: BTreeSet<u32>,
 }
 
 /// Nodes that pass the standing filters.
@@ -43,6 +48,9 @@ pub(super) struct Costs {
     /// How many of the fleet's changes are in `values`.
     seen: usize,
 }
+
+/// Larger groups spread over so many nodes that the image matters less than the look for it.
+const MOST_WARM: usize = 64;
 
 /// Classes kept; beyond it all are computed anew.
 const MOST_COSTS: usize = 512;
@@ -92,7 +100,23 @@ impl<'a> Scheduler<'a> {
             Strategy::Balanced => ClassKey::of(need.reservation, &need.asks),
             Strategy::Spread | Strategy::Binpack => ClassKey::default(),
         };
-        Work { service: group.service, need, eligible, topology, class }
+        let warm = self.warm(group);
+        Work { service: group.service, need, eligible, topology, class, warm }
+    }
+
+    fn warm(&self, group: &Group<'a>) -> BTreeSet<u32> {
+        if group.items.len() > MOST_WARM {
+            return BTreeSet::new();
+        }
+        let image = &group.spec.container.image;
+        let pulled = self.state.instances_of(group.service).filter(|instance| {
+            let phase = instance.observed.progress.phase;
+            phase > Phase::Pulling
+                && phase != Phase::Rejected
+                && self.state.spec_of(instance).is_some_and(|spec| spec.container.image == *image)
+        });
+        let positions = pulled.filter_map(|instance| self.fleet.position(instance.node?));
+        positions.filter_map(|position| u32::try_from(position).ok()).collect()
     }
 
     /// Brings the costs of the work's class up to date.

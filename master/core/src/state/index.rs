@@ -196,7 +196,8 @@ impl ClusterState {
             let before = self.occupancy(node);
             let reserved = before.reserved.saturating_add(self.reservation(instance));
             let instances = before.instances.saturating_add(1);
-            self.index.set_occupancy(node, Occupancy { reserved, instances });
+            let pids = before.pids.saturating_add(self.pids(instance));
+            self.index.set_occupancy(node, Occupancy { reserved, instances, pids });
             if let Some(node) = self.nodes.get(&node) {
                 self.index.take_ports(&node.description.address, instance.id, &instance.ports);
             }
@@ -219,7 +220,8 @@ impl ClusterState {
             let before = self.occupancy(node);
             let reserved = before.reserved.saturating_sub(self.reservation(instance));
             let instances = before.instances.saturating_sub(1);
-            self.index.set_occupancy(node, Occupancy { reserved, instances });
+            let pids = before.pids.saturating_sub(self.pids(instance));
+            self.index.set_occupancy(node, Occupancy { reserved, instances, pids });
             if let Some(node) = self.nodes.get(&node) {
                 self.index.release_ports(&node.description.address, instance.id, &instance.ports);
             }
@@ -229,6 +231,10 @@ impl ClusterState {
 
     fn reservation(&self, instance: &Instance) -> Resources {
         self.spec_of(instance).map_or(Resources::ZERO, |spec| spec.resources.reservation)
+    }
+
+    fn pids(&self, instance: &Instance) -> u64 {
+        self.spec_of(instance).and_then(|spec| spec.resources.pids).map_or(0, u64::from)
     }
 
     fn release_spec(&mut self, service: ServiceId, generation: Generation) {

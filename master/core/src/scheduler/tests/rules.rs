@@ -1,10 +1,11 @@
 //! Rules between nodes, devices, strategies and preemption: tables and properties.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use proptest::prelude::*;
 use skein_common::{
     Resources,
+    instance::Phase,
     node::Availability,
     placement::{
         Affinity, DeviceShare, Direction, EXCLUSIVE_LABEL, GenericRequest, GenericResource, Strategy,
@@ -14,7 +15,7 @@ use skein_common::{
 };
 
 use super::*;
-use crate::{invariant, testing::with_image};
+use crate::{CommandKind, invariant, testing::with_image};
 
 fn zone() -> TopologyKey {
     TopologyKey::Label("zone".to_owned())
@@ -369,4 +370,77 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn pids_are_set_aside_where_they_are_known() {
+    let mut cluster = Cluster::new(0);
+    for (name, pids) in [("n1", 100), ("n2", 50)] {
+        let mut description = crate::testing::node(name);
+        description.pids = pids;
+        cluster.add_node(description);
+    }
+    let mut spec = replicated("web", 4);
+    spec.resources.pids = Some(50);
+    let service = cluster.create(spec.clone());
+    cluster.settle();
+    let live = cluster.live(service);
+    let on = |name: &str| live.iter().filter(|i| i.node == Some(cluster.node(name))).count();
+    assert_eq!((on("n1"), on("n2")), (2, 1));
+    let pending = live.iter().find(|instance| instance.node.is_none()).expect("one finds nothing");
+    assert_eq!(pending.explanation, "2 nodes: 2 insufficient pids");
+    // A plan made from an older state gives nothing away twice.
+    assert_eq!(cluster.state.occupancy(cluster.node("n1")).pids, 100);
+    cluster.add_node(crate::testing::node("n3"));
+    cluster.settle();
+    assert!(cluster.live(service).iter().all(|i| i.is_ready()), "0 = not known, and not counted");
+}
+
+#[test]
+fn what_is_measured_decides_among_equals_and_more_when_it_weighs() {
+    use skein_common::cluster::{ClusterConfig, Weight};
+    let mut cluster = Cluster::new(3);
+    let nodes: Vec<_> = cluster.state.nodes().map(|node| node.id).collect();
+    let busy: std::collections::BTreeMap<_, _> = [(nodes[0], 900), (nodes[1], 300), (nodes[2], 600)].into();
+    let spec = replicated("web", 3);
+    let place = |cluster: &Cluster, spec: &ServiceSpec, count: u64| -> Vec<usize> {
+        let items = (1..=count).map(|n| Item::new(InstanceId::from_random(n))).collect();
+        let group = Group { service: ServiceId::from_random(5), items, spec };
+        let decisions = Scheduler::new(&cluster.state).with_measured(&busy).place(&group);
+        let position = |decision: Decision| match decision {
+            Decision::Placed(placed) => nodes.iter().position(|node| *node == placed.node).expect("known"),
+            Decision::Unplaced { explanation } => panic!("{explanation}"),
+        };
+        decisions.into_iter().map(position).collect()
+    };
+    assert_eq!(place(&cluster, &spec, 3), [1, 2, 0], "the least busy first");
+    assert_eq!(place(&cluster, &spec, 1), [1]);
+    // Spread comes first, unless it weighs more than an instance.
+    let mut config = ClusterConfig::default();
+    config.scheduling.weights.utilisation = Some(Weight(10_000));
+    let config = CommandKind::ConfigureCluster { expected: None, config: std::sync::Arc::new(config) };
+    cluster.accept(config);
+    assert_eq!(place(&cluster, &spec, 3), [1, 1, 1]);
+}
+
+#[test]
+fn a_node_that_has_the_image_wins_among_equals() {
+    let mut cluster = Cluster::new(3);
+    let service = cluster.create(replicated("web", 1));
+    cluster.settle();
+    let first = cluster.live(service).remove(0);
+    cluster.scale(service, 0);
+    cluster.plan_out();
+    cluster.settle();
+    // Its record is gone with its container, and nothing is known of images then.
+    cluster.scale(service, 1);
+    cluster.settle();
+    let second = cluster.live(service).remove(0);
+    assert!(second.is_ready() && second.id != first.id);
+    cluster.report_exit(second.id, Phase::Stopped, Some(0), "");
+    cluster.settle();
+    cluster.pass(Duration::from_secs(3_600));
+    cluster.settle();
+    let third = cluster.live(service).remove(0);
+    assert_eq!(third.node, second.node, "it was pulled there");
 }
