@@ -11,6 +11,7 @@ mod chaos;
 mod check;
 mod dice;
 mod engine;
+mod jobs;
 mod masters;
 mod network;
 mod node;
@@ -37,6 +38,7 @@ pub use self::{
 };
 use self::{
     engine::Engine,
+    jobs::Jobs,
     network::{Message, Network, StreamId, Way},
     node::Node,
     raft::{Master, Raft},
@@ -70,6 +72,7 @@ enum Event {
     LookAt { node: usize, life: u64, instance: InstanceId, container: String },
     Glanced { node: usize, life: u64, glance: Glance },
     HealthCheck { node: usize, container: String },
+    JobEnds { node: usize, container: String },
     AgentStarts { node: usize },
     NodeBoots { node: usize },
     NodeHeals { node: usize },
@@ -107,6 +110,8 @@ pub struct Settings {
     pub capacity: Resources,
     /// All nodes are agents on one machine: they share its ports.
     pub one_machine: bool,
+    /// The user has jobs too, with and without a schedule.
+    pub jobs: bool,
 }
 
 impl Settings {
@@ -123,6 +128,7 @@ impl Settings {
             hostile: dice.percent(30),
             capacity: Resources { cpu_millis, memory_bytes: 8 << 30 },
             one_machine: dice.percent(20),
+            jobs: false,
         }
     }
 }
@@ -176,6 +182,8 @@ pub struct World {
     fault_every: u64,
     struck: u64,
     commits: u64,
+    /// `None` = the user has no jobs.
+    jobs: Option<Jobs>,
     unhealthy: BTreeSet<String>,
     /// Containers that an agent had asked to start before it died, and that started afterwards.
     late_starts: BTreeSet<String>,
@@ -183,6 +191,17 @@ pub struct World {
     peace: Option<u64>,
     trace: VecDeque<String>,
     broken: Option<String>,
+}
+
+/// One run as the seed says, with jobs among what the user wants.
+///
+/// # Errors
+/// What went wrong, with the trace.
+pub fn run_with_jobs(seed: u64) -> Result<Summary, Box<Failure>> {
+    let settings = Settings { jobs: true, ..Settings::drawn(seed) };
+    let mut world = World::new(seed, settings);
+    world.trouble(settings.trouble);
+    world.reach_peace()
 }
 
 /// One run as the seed says.
@@ -221,6 +240,7 @@ impl World {
             fault_every: settings.fault_every,
             struck: 0,
             commits: 0,
+            jobs: settings.jobs.then(Jobs::default),
             unhealthy: BTreeSet::new(),
             late_starts: BTreeSet::new(),
             calm: false,
@@ -336,6 +356,7 @@ impl World {
             }
             Event::Glanced { node, life, glance } => self.glanced(node, life, glance),
             Event::HealthCheck { node, container } => self.check_health(node, &container),
+            Event::JobEnds { node, container } => self.end_job(node, &container),
             Event::AgentStarts { node } => self.start_agent(node),
             Event::NodeBoots { node } => self.boot(node),
             Event::NodeHeals { node } => self.nodes[node].cut = [false; 2],

@@ -39,9 +39,14 @@ const FOUND: &[(u64, &str)] = &[
 /// Runs them all, and fails with the first failure in full and the others in a line each.
 #[track_caller]
 fn run_all(seeds: impl Iterator<Item = u64>) {
+    run_all_by(seeds.collect(), sim::run);
+}
+
+#[track_caller]
+fn run_all_by(seeds: Vec<u64>, run: fn(u64) -> Result<Summary, Box<sim::Failure>>) {
     let (mut commits, mut faults, mut runs, mut failures) = (0, 0, 0, Vec::new());
     for seed in seeds {
-        match sim::run(seed) {
+        match run(seed) {
             Ok(summary) => {
                 (commits, faults, runs) = (commits + summary.commits, faults + summary.faults, runs + 1);
             }
@@ -74,6 +79,12 @@ fn odd_seeds_converge() {
     run_all((0..SEEDS).filter(|seed| seed % 2 == 1));
 }
 
+/// Jobs with and without a schedule, gangs, and runs by hand.
+#[test]
+fn jobs_converge() {
+    run_all_by((0..SEEDS / 4).collect(), sim::run_with_jobs);
+}
+
 #[test]
 fn what_was_found_once_converges() {
     for (seed, story) in FOUND {
@@ -83,13 +94,17 @@ fn what_was_found_once_converges() {
     }
 }
 
-/// `SKEIN_SIM_SEED=n` repeats one run, `SKEIN_SIM_SEED=n..m` runs many; nothing without it.
+/// `SKEIN_SIM_SEED=n` repeats one run, `SKEIN_SIM_SEED=n..m` runs many; nothing without it. With
+/// `SKEIN_SIM_JOBS=1` the user has jobs too.
 #[test]
 fn one_seed() {
     let Ok(wanted) = std::env::var("SKEIN_SIM_SEED") else { return };
     let (from, to) = wanted.split_once("..").unwrap_or((wanted.as_str(), ""));
     let from: u64 = from.parse().expect("SKEIN_SIM_SEED is a number or a range n..m");
     let to = to.parse().unwrap_or(from + 1);
+    if std::env::var_os("SKEIN_SIM_JOBS").is_some() {
+        return run_all_by((from..to).collect(), sim::run_with_jobs);
+    }
     run_all(from..to);
 }
 

@@ -230,7 +230,8 @@ impl World {
         {
             self.ask(Wish::Allow { node, availability: Availability::Active });
         }
-        if closed.is_some() || self.user.open.is_some() {
+        let due = self.suspend_one();
+        if closed.is_some() || due || self.user.open.is_some() {
             self.after(200, 201, Event::Activate);
         }
     }

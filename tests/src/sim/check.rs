@@ -8,7 +8,7 @@ use skein_common::{
     InstanceId,
     instance::{Desired, Instance, News, Observed, Phase},
     node::{Availability, Liveness},
-    service::{Mode, RestartCondition, ServiceSpec},
+    service::{JobPhase, Mode, RestartCondition, ServiceSpec},
 };
 use skein_master_core::{
     Applied, ClusterState, Command, CommandKind,
@@ -37,6 +37,7 @@ pub fn reread<T: Serialize + DeserializeOwned>(value: &T) -> T {
 
 impl World {
     pub(super) fn check_commit(&mut self, before: &ClusterState, command: &Command, applied: &Applied) {
+        let of_jobs = self.broken_jobs(before, command, applied);
         let after = &self.raft.state;
         let mut broken: Vec<String> = invariant::check(after)
             .into_iter()
@@ -45,6 +46,7 @@ impl World {
             .map(|each| each.to_string())
             .collect();
         broken.extend(self.forgotten_writes());
+        broken.extend(of_jobs);
         if let CommandKind::JudgeNodes { verdicts } = &command.kind {
             broken.extend(stale_verdicts(before, after, verdicts));
         }
@@ -76,7 +78,7 @@ impl World {
         }
         let extra = state.services().filter(|service| !service.deleting).find(|service| {
             let name = &service.spec.name;
-            !self.user.expected.contains_key(name) && !self.user.doubts(name)
+            service.owner.is_none() && !self.user.expected.contains_key(name) && !self.user.doubts(name)
         });
         extra.map(|service| format!("service {} was never asked for, or deleted", service.spec.name))
     }
@@ -230,6 +232,9 @@ impl World {
         if service.deleting {
             return Some(format!("service {} is still being deleted", spec.name));
         }
+        if spec.mode.is_job() {
+            return unrest_of_job(state, service);
+        }
         // One that waits for its back-off names the port or whatever failed before, too.
         let mut placeable =
             state.pending().filter(|instance| !instance.explanation.starts_with("waits until"));
@@ -288,6 +293,17 @@ fn stale_verdicts(before: &ClusterState, after: &ClusterState, verdicts: &[Verdi
         (stale && is.liveness == Liveness::Down && was.liveness != Liveness::Down)
             .then(|| format!("{name} is given up although it registered meanwhile"))
     })
+}
+
+/// A job comes to an end, one way or the other; a schedule has been suspended by then.
+fn unrest_of_job(state: &ClusterState, service: &Service) -> Option<String> {
+    let name = &service.spec.name;
+    let crowded = || state.instances_of(service.id).any(|i| i.is_live() && i.node.is_none());
+    if service.runs_now() && !crowded() {
+        return Some(format!("job {name} still runs"));
+    }
+    let is_due = service.spec.schedule.as_ref().is_some_and(|schedule| !schedule.suspend);
+    is_due.then(|| format!("job {name} goes on for ever"))
 }
 
 fn unrest_of_instance(state: &ClusterState, instance: &Instance) -> Option<String> {
@@ -357,7 +373,14 @@ fn has_reason(state: &ClusterState, instance: &Instance, wish: &Wish) -> bool {
     if gives_way || moves {
         return !wish.lost;
     }
-    !wish.lost && (service.deleting || too_many || pair || !state.is_current(instance))
+    let is_over = service.job.as_ref().is_some_and(|run| run.phase != JobPhase::Running);
+    !wish.lost
+        && (service.deleting
+            || is_over
+            || service.schedule.is_some()
+            || too_many
+            || pair
+            || !state.is_current(instance))
 }
 
 #[must_use]

@@ -304,6 +304,9 @@ impl World {
             let container = container.clone();
             self.after(200, 4_000, Event::HealthCheck { node, container });
         }
+        if let (Action::Start { container, instance }, Ok(_)) = (&action, &outcome) {
+            self.begin_job(node, *instance, container.clone());
+        }
         let touched = match (&action, &outcome) {
             (Action::Create { .. }, Ok(Success::Created(id))) => Some(id.clone()),
             (Action::Start { container, .. } | Action::Stop { container, .. }, Ok(_)) => {

@@ -62,6 +62,14 @@ pub enum Wish {
     },
     /// Whether the cluster rebalances itself.
     Rebalancing(bool),
+    /// A job is to run now.
+    RunJob {
+        name: String,
+    },
+    Suspend {
+        name: String,
+        suspend: bool,
+    },
     /// Of a node that is down, or by force.
     Forget {
         node: usize,
@@ -92,7 +100,11 @@ impl Wish {
     pub fn service(&self) -> Option<&str> {
         match self {
             Self::Create(spec) | Self::Update(spec) => Some(&spec.name),
-            Self::Scale { name, .. } | Self::Delete { name } | Self::Resume { name } => Some(name),
+            Self::Scale { name, .. }
+            | Self::Delete { name }
+            | Self::Resume { name }
+            | Self::RunJob { name }
+            | Self::Suspend { name, .. } => Some(name),
             Self::Allow { .. }
             | Self::Label { .. }
             | Self::Rebalance { .. }
@@ -167,6 +179,14 @@ impl World {
                 CommandKind::ScaleService { id: repeated(id(name))?, expected: None, replicas: *replicas }
             }
             Wish::Delete { name } => CommandKind::DeleteService { id: repeated(id(name))?, expected: None },
+            Wish::RunJob { name } => CommandKind::RunJob {
+                id: repeated(id(name))?,
+                expected: None,
+                run: ServiceId::from_random(self.dice.bits()),
+            },
+            Wish::Suspend { name, suspend } => {
+                CommandKind::ControlSchedule { id: repeated(id(name))?, expected: None, suspend: *suspend }
+            }
             Wish::Resume { name } => CommandKind::ControlRollout {
                 id: repeated(id(name))?,
                 expected: None,
@@ -223,6 +243,13 @@ impl World {
                     Arc::make_mut(spec).mode = Mode::Replicated { replicas };
                 }
             }
+            Wish::Suspend { name, suspend } => {
+                let spec = expected.get_mut(&name).map(Arc::make_mut);
+                if let Some(schedule) = spec.and_then(|spec| spec.schedule.as_mut()) {
+                    schedule.suspend = suspend;
+                }
+            }
+            Wish::RunJob { .. } => {}
             Wish::Delete { name } => {
                 expected.remove(&name);
             }
@@ -237,6 +264,9 @@ impl World {
     }
 
     fn think(&mut self) -> Wish {
+        if let Some(wish) = self.think_of_jobs() {
+            return wish;
+        }
         let name = NAMES[self.dice.index(NAMES.len())];
         let node = self.dice.index(self.nodes.len());
         let Some(known) = self.user.expected.get(name).cloned() else {
