@@ -24,7 +24,7 @@ use std::{
     sync::Arc,
 };
 
-use skein_agent_core::{Action, Finished, Glance, Look, RuntimeError, Success};
+use skein_agent_core::{Action, Finished, Glance, Look, ProbeResult, RuntimeError, Success};
 use skein_common::{
     InstanceId, NodeId, Resources, Timestamp,
     node::{NodeDescription, Platform},
@@ -62,6 +62,7 @@ enum Event {
     Dial { node: usize, life: u64 },
     Beat { node: usize, life: u64 },
     Wake { node: usize, life: u64 },
+    Probed { node: usize, life: u64, result: ProbeResult },
     Store { node: usize, life: u64 },
     Effect { node: usize, life: u64, action: Action },
     Answer { node: usize, life: u64, action: Action, outcome: Result<Success, RuntimeError> },
@@ -107,6 +108,8 @@ pub struct Settings {
     pub trouble: u64,
     /// Messages are repeated and reordered within a stream.
     pub hostile: bool,
+    /// Containers fall ill: startup and liveness probes fail.
+    pub illness: bool,
     pub capacity: Resources,
     /// All nodes are agents on one machine: they share its ports.
     pub one_machine: bool,
@@ -126,6 +129,7 @@ impl Settings {
             fault_every: dice.range(400..5_000),
             trouble: dice.range(20_000..120_000),
             hostile: dice.percent(30),
+            illness: true,
             capacity: Resources { cpu_millis, memory_bytes: 8 << 30 },
             one_machine: dice.percent(20),
             jobs: false,
@@ -185,6 +189,7 @@ pub struct World {
     /// `None` = the user has no jobs.
     jobs: Option<Jobs>,
     unhealthy: BTreeSet<String>,
+    illness: bool,
     /// Containers that an agent had asked to start before it died, and that started afterwards.
     late_starts: BTreeSet<String>,
     calm: bool,
@@ -242,6 +247,7 @@ impl World {
             commits: 0,
             jobs: settings.jobs.then(Jobs::default),
             unhealthy: BTreeSet::new(),
+            illness: settings.illness,
             late_starts: BTreeSet::new(),
             calm: false,
             peace: None,
@@ -343,7 +349,8 @@ impl World {
             Event::Deliver { stream, way: Way::ToAgent, message } => self.agent_receives(stream, message),
             Event::Dial { node, life } => self.dial(node, life),
             Event::Beat { node, life } => self.beat(node, life),
-            Event::Wake { node, life } => self.turn(node, life),
+            Event::Wake { node, life } => self.wake(node, life),
+            Event::Probed { node, life, result } => self.probed(node, life, result),
             Event::Store { node, life } => self.store(node, life),
             Event::Effect { node, life, action } => self.take_effect(node, life, action),
             Event::Answer { node, life, action, outcome } => self.answered(node, life, action, outcome),

@@ -112,7 +112,8 @@ fn one_seed() {
 #[test]
 fn a_dying_control_plane_touches_no_container() {
     for seed in 0..20 {
-        let settings = Settings { hostile: false, faults: sim::CONTROL_PLANE, ..Settings::drawn(seed) };
+        let settings =
+            Settings { hostile: false, illness: false, faults: sim::CONTROL_PLANE, ..Settings::drawn(seed) };
         let mut world = World::new(seed, settings);
         world.settle();
         let before = world.running();

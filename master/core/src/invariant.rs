@@ -118,7 +118,7 @@ pub fn check_step(before: &ClusterState, after: &ClusterState) -> Vec<Broken> {
     forward(before.time <= after.time, "time", &"the cluster");
     forward(before.last_event <= after.last_event, "last event", &"the cluster");
     for (old, new) in before.instances().filter_map(|old| Some((old, after.instance(old.id)?))) {
-        forward(old.observed.progress <= new.observed.progress, "progress", &old.id);
+        forward(old.observed.clock() <= new.observed.clock(), "progress", &old.id);
         forward(old.desired <= new.desired, "desired", &old.id);
         forward(!old.lost || new.lost, "lost", &old.id);
         forward(old.node.is_none() || old.node == new.node, "node", &old.id);

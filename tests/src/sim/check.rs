@@ -6,7 +6,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use skein_agent_core::{Action, RuntimeError, Success};
 use skein_common::{
     InstanceId,
-    instance::{Desired, Instance, News, Observed, Phase},
+    instance::{Desired, Instance, News, Phase},
     node::{Availability, Liveness},
     service::{JobPhase, Mode, RestartCondition, ServiceSpec},
 };
@@ -209,9 +209,10 @@ impl World {
         for instance in state.instances_on(node.id) {
             let told = agent.core.news(instance.id).map(|news| match news {
                 // How it ended may be forgotten with a checkpoint; that it ended is not.
-                News::Observed(Observed { progress, .. }) => {
-                    let known = instance.observed.progress;
-                    progress == known || (progress.phase.is_terminal() && known.phase.is_terminal())
+                News::Observed(observed) => {
+                    let (known, progress) = (instance.observed.progress, observed.progress);
+                    observed.clock() == instance.observed.clock()
+                        || (progress.phase.is_terminal() && known.phase.is_terminal())
                 }
                 News::Gone => false,
             });

@@ -8,14 +8,15 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use skein_agent_core::{
-    Action, Checkpoint, ContainerStatus, Finished, Glance, Health, Look, NodeState, RuntimeError, Sequence,
-    Success, Verdict,
+    Action, Checkpoint, ContainerStatus, Finished, Glance, Health, Look, NodeState, ProbeOutcome,
+    ProbeResult, ProbeRun, RuntimeError, Sequence, Success, Verdict,
 };
 use skein_common::{
     InstanceId, NodeId, Timestamp,
     assignment::{AssignmentContent, AssignmentUpdate},
     instance::{InstanceReport, News, Progress},
     node::NodeDescription,
+    service::ProbeKind,
 };
 
 use super::{
@@ -58,6 +59,8 @@ pub struct Agent {
     untold: BTreeSet<InstanceId>,
     /// A write of the checkpoint is to come.
     storing: bool,
+    /// When it is to be woken, by the truth's clock: probes would have it woken ever more often.
+    waking: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -104,6 +107,7 @@ impl World {
             hint: None,
             untold: BTreeSet::new(),
             storing: false,
+            waking: None,
         });
         self.note(format!("{} agent starts", self.nodes[index].name));
         self.after(0, 20, Event::Relist { node: index, life });
@@ -262,10 +266,50 @@ impl World {
         for action in plan.actions {
             self.begin(node, life, action);
         }
-        if let Some(at) = plan.wake_at {
-            let wait = at.unix_ms().saturating_sub(now.unix_ms());
+        for run in plan.probes {
+            self.probe(node, life, run);
+        }
+        let Some(at) = plan.wake_at else { return };
+        let (wait, truth) = (at.unix_ms().saturating_sub(now.unix_ms()), self.now);
+        let Some(agent) = self.agent(node, life) else { return };
+        if agent.waking.is_none_or(|known| known < truth || known > truth + wait) {
+            agent.waking = Some(truth + wait);
             self.after(wait, wait + 1, Event::Wake { node, life });
         }
+    }
+
+    pub(super) fn wake(&mut self, node: usize, life: u64) {
+        let Some(agent) = self.agent(node, life) else { return };
+        agent.waking = None;
+        self.turn(node, life);
+    }
+
+    /// What is asked while trouble lasts may fail, or not be asked at all.
+    fn probe(&mut self, node: usize, life: u64, run: ProbeRun) {
+        let failing = match run.kind {
+            ProbeKind::Readiness => 40,
+            ProbeKind::Startup | ProbeKind::Liveness if self.illness => 25,
+            ProbeKind::Startup | ProbeKind::Liveness => 0,
+        };
+        let outcome = match (self.calm, self.nodes[node].engine.unavailable) {
+            (true, _) => ProbeOutcome::Passed,
+            (false, true) => ProbeOutcome::Unknown,
+            (false, false) if self.dice.percent(failing) => ProbeOutcome::Failed("503".to_owned()),
+            (false, false) => ProbeOutcome::Passed,
+        };
+        let ProbeRun { instance, container, kind, .. } = run;
+        if kind != ProbeKind::Readiness && matches!(outcome, ProbeOutcome::Failed(_)) {
+            self.unhealthy.insert(container.clone());
+        }
+        let result = ProbeResult { instance, container, kind, outcome };
+        self.after(1, 900, Event::Probed { node, life, result });
+    }
+
+    pub(super) fn probed(&mut self, node: usize, life: u64, result: ProbeResult) {
+        let now = self.node_time(node);
+        let Some(agent) = self.agent(node, life) else { return };
+        agent.core.probed(result, now);
+        self.turn(node, life);
     }
 
     fn begin(&mut self, node: usize, life: u64, action: Action) {

@@ -13,8 +13,8 @@ use skein_common::{
     placement::{DEFAULT_PRIORITY, GenericRequest},
     rollout::RolloutControl,
     service::{
-        ContainerSpec, FailureAction, Mode, PortSpec, Protocol, Publish, RestartCondition, RestartPolicy,
-        ServiceSpec, UpdateOrder, UpdatePolicy,
+        ContainerSpec, FailureAction, Mode, PortSpec, Probe, ProbeTest, Probes, Protocol, Publish,
+        RestartCondition, RestartPolicy, ServiceSpec, UpdateOrder, UpdatePolicy,
     },
 };
 use skein_master_core::{
@@ -347,6 +347,7 @@ impl World {
         spec.resources.reservation =
             Resources { cpu_millis: self.dice.range(0..1_200), memory_bytes: memory * MIB };
         spec.placement.priority = priority(name);
+        spec.container.probes = probes(name);
         if name == "api" && self.dice.percent(40) {
             let millis = if self.dice.percent(50) { 500 } else { 1_000 };
             let gpu = GenericRequest { name: "gpu".to_owned(), count: 1, millis, models: Vec::new() };
@@ -394,4 +395,21 @@ fn update_policy(name: &str) -> UpdatePolicy {
 
 fn container(image: &str) -> ContainerSpec {
     ContainerSpec { stop_grace: Duration::from_secs(3), ..ContainerSpec::new(image) }
+}
+
+/// Of some services, so that those without are seen beside them.
+fn probes(name: &str) -> Probes {
+    let probe = |interval| {
+        let interval = Duration::from_millis(interval);
+        Probe { interval, start_interval: interval / 4, ..Probe::new(ProbeTest::Tcp { port: 80 }) }
+    };
+    match name {
+        "api" => Probes { readiness: Some(Probe { retries: 1, ..probe(4_000) }), ..Probes::default() },
+        "db" => Probes {
+            startup: Some(probe(2_000)),
+            readiness: Some(Probe { retries: 2, successes: 2, ..probe(3_000) }),
+            liveness: Some(probe(5_000)),
+        },
+        _ => Probes::default(),
+    }
 }

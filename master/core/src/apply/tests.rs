@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use skein_common::{
     InstanceId, NodeId, Revision, ServiceId,
-    instance::{Desired, Instance, News, Observed, Phase, Progress, Slot},
+    instance::{Desired, Instance, News, Observed, Phase, Progress, Readiness, Slot},
     node::{Availability, Liveness},
     service::{Generation, Publish, ServiceSpec},
 };
@@ -431,6 +431,50 @@ fn reports_only_move_forward() {
         assert_eq!(instance(&cluster, id).observed.progress, if moves { when } else { given });
         sound(&cluster);
     }
+}
+
+#[test]
+fn readiness_moves_forward_within_a_phase_and_is_told() {
+    let (mut cluster, service, id) = with_instance();
+    let node = cluster.node("n1");
+    let report = |phase, readiness, message: &str| {
+        let observed = Observed {
+            readiness: Readiness(readiness),
+            message: message.to_owned(),
+            ..Observed::of(Progress { attempt: 1, phase }, skein_common::Timestamp::from_unix_ms(0))
+        };
+        CommandKind::Observe { reports: vec![Report { node, instance: id, news: News::Observed(observed) }] }
+    };
+    for (phase, readiness, then) in [
+        (Phase::Running, 0, (false, 0)),
+        (Phase::Ready, 0, (true, 0)),
+        (Phase::Ready, 1, (false, 1)),
+        // Late and repeated.
+        (Phase::Ready, 0, (false, 1)),
+        (Phase::Ready, 1, (false, 1)),
+        (Phase::Ready, 4, (true, 4)),
+        (Phase::Ready, 3, (true, 4)),
+        (Phase::Running, 9, (true, 4)),
+        (Phase::Stopping, 4, (false, 4)),
+    ] {
+        cluster.pass(Duration::from_secs(1));
+        let before = instance(&cluster, id);
+        cluster.accept(report(phase, readiness, if readiness % 2 == 1 { "HTTP 503" } else { "" }));
+        let now = instance(&cluster, id);
+        assert_eq!((now.is_ready(), now.observed.readiness.0), then, "{phase} {readiness}");
+        assert_eq!(now.ready_since.is_some(), now.is_ready());
+        if before.observed.readiness != now.observed.readiness {
+            assert_ne!(before.ready_since, now.ready_since, "{phase} {readiness}: watched anew");
+        }
+        sound(&cluster);
+    }
+    let told: Vec<_> = cluster.state.events_after(2).map(|e| (e.reason.clone(), e.message.clone())).collect();
+    let expected = [
+        ("InstanceNotReady", "web.1 on n1 is not ready: HTTP 503"),
+        ("InstanceReady", "web.1 on n1 is ready again"),
+    ];
+    assert_eq!(told, expected.map(|(reason, message)| (reason.to_owned(), message.to_owned())));
+    assert!(cluster.state.service(service).is_some());
 }
 
 #[test]
