@@ -267,6 +267,13 @@ impl Api {
             .ok_or_else(|| missing("instance"))
     }
 
+    /// What happened to it, the oldest first.
+    pub async fn instance_events(&self, instance: &str) -> Result<Vec<v1::InstanceEvent>, Failure> {
+        let request =
+            v1::ListInstanceEventsRequest { instance: instance.to_owned(), consistency: self.consistency };
+        Ok(call!(self, Repeat::Read, instances.list_instance_events(request))?.events)
+    }
+
     /// By id or name; with at most so many of the best nodes.
     pub async fn explain(&self, instance: &str, nodes: u32) -> Result<v1::ExplainResponse, Failure> {
         let request =

@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::{
     command::{
-        apply, cluster, completions, config, context, events, exec, explain, job, logs, node, plan,
+        apply, cluster, completions, config, context, events, exec, explain, instance, job, logs, node, plan,
         rebalance, service, simulate, stack, top, version,
     },
     output::Format,
@@ -118,6 +118,8 @@ pub enum Command {
     Job(job::Command),
     #[command(subcommand, visible_alias = "nodes")]
     Node(node::Command),
+    #[command(subcommand, visible_alias = "instances")]
+    Instance(instance::Command),
     #[command(subcommand, visible_alias = "configs")]
     Config(config::Command),
     Logs(logs::Args),

@@ -8,6 +8,7 @@ pub mod context;
 pub mod events;
 pub mod exec;
 pub mod explain;
+pub mod instance;
 pub mod job;
 pub mod logs;
 pub mod node;
@@ -35,6 +36,7 @@ pub async fn run(app: &App, command: Command) -> Result<(), Failure> {
         Command::Node(command) => node::run(app, command).await,
         Command::Logs(args) => logs::run(app, args).await,
         Command::Config(command) => config::run(app, command).await,
+        Command::Instance(command) => instance::run(app, command).await,
         Command::Exec(args) => exec::run(app, args).await,
         Command::Events(args) => events::run(app, args).await,
         Command::Explain(command) => explain::run(app, command).await,

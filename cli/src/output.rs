@@ -6,6 +6,7 @@
 pub mod config;
 pub mod event;
 pub mod instance;
+pub mod instance_event;
 pub mod json;
 pub mod node;
 pub mod service;

@@ -4,6 +4,8 @@
 //! `Observed::clock` only grows; so duplicated and reordered reports are harmless
 //! (the task model of SwarmKit).
 
+mod history;
+
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -13,6 +15,8 @@ use crate::{
     placement::DeviceShare,
     service::{Generation, Protocol},
 };
+
+pub use self::history::{Author, History, MAX_TRANSITIONS, Transition};
 
 /// Which replica of its service an instance is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -172,6 +176,9 @@ pub struct Instance {
     /// Since when its attempt is Ready and serves, by the masters' clock.
     #[serde(default)]
     pub ready_since: Option<Timestamp>,
+    /// What happened to it.
+    #[serde(default)]
+    pub history: History,
     pub created_at: Timestamp,
     pub created_revision: Revision,
     pub modified_revision: Revision,

@@ -78,7 +78,7 @@ pub struct DrainArgs {
 
 /// Let nodes take new instances again
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  skein node activate n2")]
+#[command(visible_alias = "uncordon", after_help = "Example:\n  skein node activate n2")]
 pub struct ActivateArgs {
     #[command(flatten)]
     pub nodes: NodesArgs,
@@ -86,7 +86,7 @@ pub struct ActivateArgs {
 
 /// Place nothing new on nodes; what runs there stays
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  skein node pause n2")]
+#[command(visible_alias = "cordon", after_help = "Example:\n  skein node pause n2")]
 pub struct PauseArgs {
     #[command(flatten)]
     pub nodes: NodesArgs,

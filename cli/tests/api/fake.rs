@@ -367,6 +367,27 @@ impl InstanceService for Fake {
         Ok(Response::new(v1::GetInstanceResponse { instance: Some(instance) }))
     }
 
+    async fn list_instance_events(
+        &self,
+        request: Request<v1::ListInstanceEventsRequest>,
+    ) -> Answer<v1::ListInstanceEventsResponse> {
+        drop(self.call("list_instance_events", request.into_inner().instance)?);
+        let step = |attempt, phase: v1::Phase, cause: &str, actor: &str| v1::InstanceEvent {
+            revision: 7,
+            attempt,
+            phase: phase.into(),
+            desired: v1::Desired::Run.into(),
+            cause: cause.to_owned(),
+            actor: actor.to_owned(),
+            ..Default::default()
+        };
+        let events = vec![
+            step(1, v1::Phase::Assigned, "", "masters"),
+            step(2, v1::Phase::Assigned, "exit code 1", "node n1"),
+        ];
+        Ok(Response::new(v1::ListInstanceEventsResponse { events }))
+    }
+
     async fn explain(&self, request: Request<v1::ExplainRequest>) -> Answer<v1::ExplainResponse> {
         let name = request.into_inner().instance;
         drop(self.call("explain", &name)?);

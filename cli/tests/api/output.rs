@@ -278,3 +278,20 @@ async fn an_explanation_shows_filters_and_scores() {
         serde_json::from_str(&skein(&[&a], "explain instance web.3 -o json").await.out).unwrap();
     assert_eq!(json["filters"][0]["reason"], "drained");
 }
+
+#[tokio::test]
+async fn an_instance_tells_its_story() {
+    let world = world();
+    add_service(&world, service("web", 1));
+    world.lock().unwrap().instances.push(instance("web", 1, Phase::Ready));
+    let a = serve("a", &world).await;
+    let told = skein(&[&a], "instance events web.1").await;
+    assert_eq!(told.code, 0, "{}", told.err);
+    let words: Vec<Vec<&str>> = told.out.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(words[0], ["AGE", "ATTEMPT", "PHASE", "WANTED", "ACTOR", "CAUSE"]);
+    assert_eq!(words[1], ["1", "assigned", "masters"]);
+    assert_eq!(words[2], ["2", "assigned", "node", "n1", "exit", "code", "1"]);
+    let missing = skein(&[&a], "instance events web.9").await;
+    assert_eq!(missing.code, 1);
+    assert!(missing.err.contains("there is no instance web.9"), "{}", missing.err);
+}

@@ -27,7 +27,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use skein_common::{
     InstanceId, NodeId, Revision, ServiceId,
     event::{Event, Severity, Subject},
-    instance::Instance,
+    instance::{Author, Instance, Transition},
     node::Node,
 };
 
@@ -129,9 +129,42 @@ impl Step<'_> {
 
     fn put_instance(&mut self, mut instance: Instance) {
         instance.modified_revision = self.state.revision;
+        self.note_transition(&mut instance);
         let instance = Arc::new(instance);
         self.state.put_instance(instance.clone());
         self.changes.push(Change::Instance { instance, deleted: false });
+    }
+
+    /// The story of an instance has one writer: whatever put it.
+    fn note_transition(&self, instance: &mut Instance) {
+        let before = self.state.instances.get(&instance.id);
+        let marks = |one: &Instance| (one.observed.progress, one.desired, one.observed.is_ready(), one.lost);
+        if before.is_some_and(|before| marks(before) == marks(instance)) {
+            return;
+        }
+        let is_wish = before.is_some_and(|before| before.desired != instance.desired);
+        let cause = match (is_wish, instance.observed.exit_code) {
+            (true, _) => instance.explanation.clone(),
+            (false, Some(code)) if instance.observed.message.is_empty() => format!("exit code {code}"),
+            (false, _) if before.is_none() => instance.explanation.clone(),
+            (false, _) => instance.observed.message.clone(),
+        };
+        let author = match self.actor {
+            Actor::User => Author::User,
+            Actor::Agent(_) => Author::Agent,
+            // Reports of agents travel in the observer's commands.
+            Actor::Controller(name) if name == "observer" => Author::Agent,
+            Actor::Controller(_) => Author::Masters,
+        };
+        instance.history = instance.history.and(Transition {
+            at: self.state.time,
+            revision: self.state.revision,
+            progress: instance.observed.progress,
+            desired: instance.desired,
+            ready: instance.observed.is_ready(),
+            author,
+            cause: cause.into(),
+        });
     }
 
     fn drop_instance(&mut self, id: InstanceId) {

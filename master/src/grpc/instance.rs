@@ -58,6 +58,17 @@ impl InstanceService for Api {
         Ok(Response::new(self.watches.start(request.after_revision, topic).await?))
     }
 
+    async fn list_instance_events(
+        &self,
+        request: Request<v1::ListInstanceEventsRequest>,
+    ) -> Answer<v1::ListInstanceEventsResponse> {
+        let request = request.into_inner();
+        let state = read::state(&self.store, request.consistency).await?;
+        let instance = read::instance(&state, &request.instance).map_err(CallError::from)?;
+        let events = instance.history.iter().map(|step| view::transition(&state, &instance, step));
+        Ok(Response::new(v1::ListInstanceEventsResponse { events: events.collect() }))
+    }
+
     async fn explain(&self, request: Request<v1::ExplainRequest>) -> Answer<v1::ExplainResponse> {
         let request = request.into_inner();
         let state = read::state(&self.store, request.consistency).await?;

@@ -6,7 +6,7 @@
 use skein_common::{
     Revision, Violations,
     event::{Event, Severity, Subject},
-    instance::{Desired, Instance, Phase, Slot},
+    instance::{Author, Desired, Instance, Phase, Slot, Transition},
     node::Node,
     service::{Calendar, Mode},
 };
@@ -272,5 +272,23 @@ pub fn member(member: &Member, leader: Option<&str>) -> v1::Member {
         },
         leader: leader == Some(member.name.as_str()),
         matched_index: member.matched,
+    }
+}
+
+#[must_use]
+pub fn transition(state: &ClusterState, instance: &Instance, step: &Transition) -> v1::InstanceEvent {
+    v1::InstanceEvent {
+        at: Some(timestamp_to_wire(step.at)),
+        revision: step.revision.0,
+        attempt: step.progress.attempt,
+        phase: v1::Phase::from(step.progress.phase).into(),
+        desired: v1::Desired::from(step.desired).into(),
+        ready: step.ready,
+        cause: step.cause.to_string(),
+        actor: match (step.author, instance.node) {
+            (Author::User, _) => "user".to_owned(),
+            (Author::Agent, Some(node)) => format!("node {}", state.node_name(node)),
+            (Author::Agent, None) | (Author::Masters, _) => "masters".to_owned(),
+        },
     }
 }

@@ -9,7 +9,7 @@
 use skein_common::{
     InstanceId, NodeId,
     event::Severity,
-    instance::{Desired, Instance, Observed, Phase, PortBinding, Slot},
+    instance::{Desired, History, Instance, Observed, Phase, PortBinding, Slot},
     node::{Availability, Liveness},
     placement::DeviceShare,
     service::Generation,
@@ -124,6 +124,7 @@ fn create(step: &mut Step<'_>, new: &NewInstance) -> bool {
         beside: new.beside,
         moves_to: new.moves_to,
         ready_since: None,
+        history: History::default(),
         created_at: at,
         created_revision: step.state.revision,
         modified_revision: step.state.revision,

@@ -646,3 +646,30 @@ fn changes_tell_each_object_once() {
     assert_eq!(instance.observed.progress.phase, Phase::Ready);
     assert_eq!(instance.modified_revision, cluster.state.revision());
 }
+
+#[test]
+fn an_instance_keeps_its_story() {
+    let (mut cluster, _, id) = with_instance();
+    let mut told = |attempt, phase| {
+        let instance = cluster.state.instance(id).unwrap();
+        let observed = Observed { progress: Progress { attempt, phase }, ..instance.observed.clone() };
+        let (node, news) = (instance.node.unwrap(), News::Observed(observed));
+        cluster.apply(CommandKind::Observe { reports: vec![Report { node, instance: id, news }] });
+    };
+    told(1, Phase::Ready);
+    told(2, Phase::Assigned);
+    told(2, Phase::Ready);
+    // Said again, it is no step.
+    told(2, Phase::Ready);
+    let instance = cluster.state.instance(id).unwrap();
+    let steps: Vec<_> =
+        instance.history.iter().map(|step| (step.progress.attempt, step.progress.phase)).collect();
+    assert_eq!(steps, [(1, Phase::Assigned), (1, Phase::Ready), (2, Phase::Assigned), (2, Phase::Ready)]);
+    let revisions: Vec<_> = instance.history.iter().map(|step| step.revision).collect();
+    assert!(revisions.is_sorted() && revisions[0] == instance.created_revision, "{revisions:?}");
+    let whole = rmp_serde::to_vec_named(&**instance).unwrap().len();
+    let bare = Instance { history: Default::default(), ..Instance::clone(instance) };
+    let more = whole - rmp_serde::to_vec_named(&bare).unwrap().len();
+    println!("history of {} steps: {more} bytes stored", steps.len());
+    assert!(more < 600, "{more} bytes");
+}
