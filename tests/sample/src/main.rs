@@ -24,7 +24,7 @@ fn main() -> ExitCode {
     if let Some(code) = tool::run(&arguments) {
         return code;
     }
-    let config = match Config::load(arguments.into_iter(), |name| std::env::var(name).ok()) {
+    let config = match Config::load(arguments, |name| std::env::var(name).ok()) {
         Ok(config) => config,
         Err(error) => {
             eprintln!("skein-sample: {error}");
