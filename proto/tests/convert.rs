@@ -96,7 +96,7 @@ fn probes() -> impl Strategy<Value = Probes> {
         (1..u16::MAX).prop_map(|port| ProbeTest::Grpc { port, service: "a.B".into() }),
         prop::collection::vec("[a-z]{1,9}", 1..3).prop_map(ProbeTest::Exec),
     ];
-    let seconds = || (1..1000u64).prop_map(Duration::from_secs);
+    let seconds = || (1..=600u64).prop_map(Duration::from_secs);
     let probe = (test, seconds(), seconds(), 1..9u32, duration(), seconds()).prop_map(
         |(test, interval, timeout, retries, start_period, start_interval)| Probe {
             test,

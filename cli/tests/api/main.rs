@@ -18,6 +18,7 @@ use std::{
 };
 
 use skein_cli::terminal::Terminal;
+use skein_common::service::{ContainerSpec, Mode, ServiceSpec};
 use skein_proto::v1;
 
 use crate::fake::World;
@@ -71,20 +72,12 @@ async fn skein_in(folder: &Path, masters: &[&str], line: &str, interrupt: impl F
     Ended { code, out: out.text(), err: err.text() }
 }
 
+/// As masters tell it: with every default filled in.
 fn service(name: &str, replicas: u32) -> v1::Service {
-    v1::Service {
-        id: format!("id-{name}"),
-        spec: Some(v1::ServiceSpec {
-            name: name.to_owned(),
-            labels: [("skein.stack".to_owned(), name.split('_').next().unwrap_or_default().to_owned())]
-                .into(),
-            mode: Some(v1::service_spec::Mode::Replicated(v1::ReplicatedMode { replicas: Some(replicas) })),
-            container: Some(v1::ContainerSpec { image: "nginx:1.27".to_owned(), ..Default::default() }),
-            ..Default::default()
-        }),
-        generation: 1,
-        ..Default::default()
-    }
+    let mut spec = ServiceSpec::new(name, ContainerSpec::new("nginx:1.27"));
+    spec.labels = [("skein.stack".to_owned(), name.split('_').next().unwrap_or_default().to_owned())].into();
+    spec.mode = Mode::Replicated { replicas };
+    v1::Service { id: format!("id-{name}"), spec: Some((&spec).into()), generation: 1, ..Default::default() }
 }
 
 fn instance(service: &str, slot: u32, phase: v1::Phase) -> v1::Instance {
