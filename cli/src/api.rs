@@ -3,8 +3,11 @@
 //! Invariant: one intended write has one fresh `request_id`, however often it is sent; lists are
 //! read page by page to their end.
 
+use std::time::Duration;
+
 use skein_proto::{
     MAX_MESSAGE_BYTES,
+    convert::duration_to_wire,
     v1::{
         self, ApplyServiceRequest, ApplyServiceResponse, Consistency, Event, GetStatusResponse, Instance,
         Node, Service, ServiceSpec, cluster_service_client::ClusterServiceClient,
@@ -308,10 +311,12 @@ impl Api {
         &self,
         node: &str,
         availability: v1::Availability,
+        drain_within: Option<Duration>,
     ) -> Result<Node, Failure> {
         let request = v1::UpdateNodeRequest {
             node: node.to_owned(),
             availability: availability.into(),
+            drain_within: drain_within.map(duration_to_wire),
             request_id: request_id(),
             ..Default::default()
         };

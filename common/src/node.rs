@@ -80,6 +80,9 @@ pub struct Node {
     /// Set through the API; wins over the agent's label of the same name.
     pub labels: BTreeMap<String, String>,
     pub availability: Availability,
+    /// Of a drain: then what is left is stopped without regard to disruption limits.
+    #[serde(default)]
+    pub drain_by: Option<Timestamp>,
     pub liveness: Liveness,
     /// When `liveness` last changed.
     pub liveness_at: Timestamp,
@@ -93,6 +96,12 @@ pub struct Node {
 }
 
 impl Node {
+    /// The time that a drain was given is over.
+    #[must_use]
+    pub fn is_overdue(&self, now: Timestamp) -> bool {
+        self.availability == Availability::Drained && self.drain_by.is_some_and(|by| by <= now)
+    }
+
     /// What instances may reserve.
     #[must_use]
     pub fn allocatable(&self) -> Resources {

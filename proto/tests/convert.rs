@@ -244,7 +244,12 @@ prop_compose! {
             resources: ResourceRequirements { reservation, limit: Resources::ZERO, pids: replicas.map(|replicas| replicas + 1) },
             restart: RestartPolicy { condition: RestartCondition::OnFailure, delay, max_attempts, window },
             placement: placement(),
-            ports: vec![PortSpec { container_port, protocol: Protocol::Udp, publish }],
+            // Runs of a schedule cannot share a port.
+            ports: vec![PortSpec {
+                container_port,
+                protocol: Protocol::Udp,
+                publish: if replicas == Some(0) { Publish::Ingress { port: None } } else { publish },
+            }],
             update,
             rollback: replicas.map(|_| UpdatePolicy { canary: 0, failure_action: FailureAction::Continue, ..update }),
             disruption: replicas.map(Disruption::MinAvailable),

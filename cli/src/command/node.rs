@@ -1,6 +1,6 @@
 //! `skein node`: the machines.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use skein_proto::v1::Availability;
 
@@ -66,12 +66,24 @@ pub struct NodesArgs {
 
 /// Move everything away from nodes and place nothing new there
 ///
-/// Its instances are replaced on other nodes. Undo it with skein node activate.
+/// Its instances are replaced on other nodes, no more at a time than their services allow. Undo it with
+/// skein node activate.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  skein node drain n2\n  skein node drain n2 --detach")]
+#[command(after_help = "\
+Examples:
+  skein node drain n2
+  skein node drain n2 --deadline 10m     what is left then is stopped, whatever its service allows
+  skein node drain n2 --force            all of it at once
+  skein node drain n2 --detach")]
 pub struct DrainArgs {
     #[command(flatten)]
     pub nodes: NodesArgs,
+    /// Stop what is left after this time without regard to disruption limits
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub deadline: Option<Duration>,
+    /// Stop everything at once, without regard to disruption limits
+    #[arg(long, conflicts_with = "deadline")]
+    pub force: bool,
     #[command(flatten)]
     pub wait: WaitArgs,
 }
@@ -167,11 +179,14 @@ pub async fn run(app: &App, command: Command) -> Result<(), Failure> {
             }
         }
         Command::Drain(args) => {
-            let drained = set(app, &args.nodes, Availability::Drained, "draining").await?;
+            let within = if args.force { Some(Duration::ZERO) } else { args.deadline };
+            let drained = set(app, &args.nodes, Availability::Drained, within, "draining").await?;
             progress::wait(app, drained, &args.wait).await
         }
-        Command::Activate(args) => set(app, &args.nodes, Availability::Active, "active").await.map(|_| ()),
-        Command::Pause(args) => set(app, &args.nodes, Availability::Paused, "paused").await.map(|_| ()),
+        Command::Activate(args) => {
+            set(app, &args.nodes, Availability::Active, None, "active").await.map(|_| ())
+        }
+        Command::Pause(args) => set(app, &args.nodes, Availability::Paused, None, "paused").await.map(|_| ()),
         Command::Label(args) => label(app, &args).await,
         Command::Rm(args) => {
             each(app, &args.nodes.nodes, |node| async move {
@@ -188,10 +203,11 @@ async fn set(
     app: &App,
     args: &NodesArgs,
     availability: Availability,
+    drain_within: Option<Duration>,
     word: &str,
 ) -> Result<Vec<Goal>, Failure> {
     each(app, &args.nodes, |node| async move {
-        let node = app.api.set_availability(&node, availability).await?;
+        let node = app.api.set_availability(&node, availability, drain_within).await?;
         app.print_done(&node, &format!("{} {word}", name(&node)))?;
         Ok(Goal::Drained { id: node.id.clone(), name: name(&node).to_owned() })
     })

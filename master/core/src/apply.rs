@@ -90,8 +90,8 @@ impl Step<'_> {
             CommandKind::RegisterNode { id, description, incarnation } => {
                 node::register(self, *id, description, *incarnation)
             }
-            CommandKind::UpdateNode { id, expected, availability, labels } => {
-                node::update(self, *id, *expected, *availability, labels.as_ref())
+            CommandKind::UpdateNode { id, expected, availability, labels, drain_within } => {
+                node::update(self, *id, *expected, *availability, labels.as_ref(), *drain_within)
             }
             CommandKind::DeleteNode { id, expected, force } => node::delete(self, *id, *expected, *force),
             CommandKind::Observe { reports } => observe::observe(self, reports),

@@ -4,7 +4,7 @@
 //! ever: new fields get `#[serde(default)]`, variants are never renamed or removed.
 //! Deliberately not here: what a command does (`apply`).
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use skein_common::{
@@ -113,6 +113,9 @@ pub enum CommandKind {
         availability: Option<Availability>,
         /// Replaces the API's labels when given.
         labels: Option<BTreeMap<String, String>>,
+        /// Of a drain: after this time what is left is stopped without regard to disruption limits; zero = at once.
+        #[serde(default)]
+        drain_within: Option<Duration>,
     },
     /// Only a Down node without instances that live, unless `force`.
     DeleteNode {

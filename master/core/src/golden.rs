@@ -126,6 +126,7 @@ fn kinds() -> Vec<CommandKind> {
             expected: None,
             availability: Some(Availability::Drained),
             labels: Some([("zone".to_owned(), "a".to_owned())].into()),
+            drain_within: None,
         },
         CommandKind::DeleteNode { id: node_id, expected: None, force: true },
         CommandKind::Observe { reports: vec![report(News::Observed(observed)), report(News::Gone)] },

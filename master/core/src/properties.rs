@@ -340,6 +340,7 @@ impl World {
                     expected: None,
                     availability,
                     labels: None,
+                    drain_within: None,
                 }
             }
             Action::Label { node, zone } => CommandKind::UpdateNode {
@@ -347,6 +348,7 @@ impl World {
                 expected: None,
                 availability: None,
                 labels: Some(labels(*zone)),
+                drain_within: None,
             },
             Action::RemoveNode { node, force } => {
                 CommandKind::DeleteNode { id: pick(state.nodes(), node)?.id, expected: None, force: *force }

@@ -173,6 +173,7 @@ impl Cluster {
             expected: None,
             availability: Some(availability),
             labels: None,
+            drain_within: None,
         });
     }
 

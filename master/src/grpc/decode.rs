@@ -5,6 +5,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
+    time::Duration,
 };
 
 use skein_common::{
@@ -14,7 +15,7 @@ use skein_common::{
     rollout::RolloutControl,
     service::{Generation, ServiceSpec},
 };
-use skein_proto::v1;
+use skein_proto::{convert::duration_from_wire, v1};
 
 use super::write::{Checks, Write};
 
@@ -127,6 +128,7 @@ pub struct NodeUpdate {
     pub reference: String,
     pub availability: Option<Availability>,
     pub labels: Option<BTreeMap<String, String>>,
+    pub drain_within: Option<Duration>,
     pub expected: Option<Revision>,
 }
 
@@ -144,10 +146,18 @@ pub fn update_node(wire: v1::UpdateNodeRequest) -> Checked<(NodeUpdate, Write)> 
     if labels.as_ref().is_some_and(|labels| labels.keys().any(String::is_empty)) {
         checks.add("labels", "a label needs a name");
     }
+    let drain_within = wire.drain_within.and_then(|within| {
+        duration_from_wire("drain_within", within)
+            .map_err(|error| checks.add("drain_within", error.to_string()))
+            .ok()
+    });
+    if drain_within.is_some() && availability != Some(Availability::Drained) {
+        checks.add("drain_within", "only a drain has a time: set availability to drained");
+    }
     let expected = checks.etag(&wire.etag);
-    let body = ("update_node", &reference, availability, &labels, expected);
+    let body = ("update_node", &reference, availability, &labels, drain_within, expected);
     let write = checks.write(wire.request_id, wire.validate_only, &body)?;
-    Ok((NodeUpdate { reference, availability, labels, expected }, write))
+    Ok((NodeUpdate { reference, availability, labels, drain_within, expected }, write))
 }
 
 pub fn delete_node(wire: v1::DeleteNodeRequest) -> Checked<(String, bool, Option<Revision>, Write)> {

@@ -38,10 +38,10 @@ impl NodeService for Api {
 
     async fn update_node(&self, request: Request<v1::UpdateNodeRequest>) -> Answer<v1::UpdateNodeResponse> {
         let (update, write) = decode::update_node(request.into_inner()).map_err(CallError::from)?;
-        let decode::NodeUpdate { reference, availability, labels, expected } = update;
+        let decode::NodeUpdate { reference, availability, labels, drain_within, expected } = update;
         let id = read::find(&self.store, |state| read::node(state, &reference)).await?.id;
-        let written =
-            write.run(&self.store, CommandKind::UpdateNode { id, expected, availability, labels }).await?;
+        let kind = CommandKind::UpdateNode { id, expected, availability, labels, drain_within };
+        let written = write.run(&self.store, kind).await?;
         let node = read::node(&written.state, &id.to_string()).map_err(CallError::from)?;
         Ok(Response::new(v1::UpdateNodeResponse { node: Some(view::node(&written.state, &node)) }))
     }

@@ -207,6 +207,7 @@ pub fn node(state: &ClusterState, node: &Node) -> v1::Node {
         liveness: v1::Liveness::from(node.liveness).into(),
         liveness_at: Some(timestamp_to_wire(node.liveness_at)),
         liveness_reason: node.liveness_reason.clone(),
+        drain_by: node.drain_by.map(timestamp_to_wire),
         reserved_by_instances: Some(state.reserved(node.id).into()),
         instances: u32::try_from(occupying).unwrap_or(u32::MAX),
         created_at: Some(timestamp_to_wire(node.created_at)),

@@ -197,12 +197,14 @@ impl World {
                 expected: None,
                 availability: Some(*availability),
                 labels: None,
+                drain_within: None,
             },
             Wish::Label { node, zone } => CommandKind::UpdateNode {
                 id: self.nodes[*node].id,
                 expected: None,
                 availability: None,
                 labels: Some(zone.iter().map(|zone| ("zone".to_owned(), (*zone).to_owned())).collect()),
+                drain_within: None,
             },
             Wish::Rebalance { consolidate } => CommandKind::Rebalance {
                 goal: if *consolidate { RebalanceGoal::Consolidate } else { RebalanceGoal::Even },

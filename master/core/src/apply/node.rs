@@ -3,7 +3,7 @@
 //! Invariant: a name belongs to one node id until that node is deleted; an incarnation never
 //! goes back. A Hello is as good as a heartbeat: it makes the node Ready.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use skein_common::{
     NodeId, Revision, Violations,
@@ -49,6 +49,7 @@ fn join(step: &mut Step<'_>, id: NodeId, description: &NodeDescription, incarnat
         description: description.clone(),
         labels: BTreeMap::new(),
         availability: Availability::Active,
+        drain_by: None,
         liveness: Liveness::Ready,
         liveness_at: step.state.time,
         liveness_reason: String::new(),
@@ -89,11 +90,16 @@ pub(super) fn update(
     expected: Option<Revision>,
     availability: Option<Availability>,
     labels: Option<&BTreeMap<String, String>>,
+    drain_within: Option<Duration>,
 ) -> Answer {
     let before = step.state.nodes.get(&id).cloned().ok_or_else(|| not_found(id))?;
     check_etag(ObjectKind::Node, expected, before.modified_revision)?;
     let mut node = Node::clone(&before);
-    node.availability = availability.unwrap_or(node.availability);
+    if let Some(availability) = availability {
+        node.availability = availability;
+        let within = drain_within.filter(|_| availability == Availability::Drained);
+        node.drain_by = within.map(|within| step.state.time + within);
+    }
     node.labels = labels.cloned().unwrap_or(node.labels);
     if node == *before {
         return Ok(Outcome::Node(id));

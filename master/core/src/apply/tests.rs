@@ -172,6 +172,7 @@ fn etags_and_unknown_ids() {
                 expected: Some(Revision(0)),
                 availability: None,
                 labels: None,
+                drain_within: None,
             },
             ObjectKind::Node,
         ),
@@ -255,8 +256,10 @@ fn requests_and_events_are_bounded() {
     for number in 0..=request::MAX_REQUESTS {
         let key = RequestKey { id: number.to_string(), fingerprint: 0 };
         let availability = Some(if number % 2 == 0 { Availability::Paused } else { Availability::Active });
-        cluster
-            .apply_as(Some(key), CommandKind::UpdateNode { id, expected: None, availability, labels: None });
+        cluster.apply_as(
+            Some(key),
+            CommandKind::UpdateNode { id, expected: None, availability, labels: None, drain_within: None },
+        );
         cluster.pass(Duration::from_millis(1));
     }
     assert_eq!(cluster.state.requests.len(), request::MAX_REQUESTS);

@@ -14,7 +14,7 @@
 
 use skein_common::{
     instance::Slot,
-    node::Liveness,
+    node::{Availability, Liveness},
     rollout::RolloutPhase,
     service::{Publish, ServiceSpec, UpdateOrder, UpdatePolicy},
 };
@@ -136,6 +136,8 @@ fn finish_successions<'a>(draft: &mut Draft<'a>, slots: &mut Slots<'a>) {
             slots.end_successor(draft, slot, "the service has changed again");
         } else if holder_stays && !ready && !may_still_move(draft, slots, &successor) {
             slots.end_successor(draft, slot, "its predecessor stays");
+        } else if !ready && is_overdue(draft, Hold::Live(holder)) {
+            slots.hand_over(draft, slot, "the time of the drain is over");
         } else if ready {
             let moved = successor.moves_to.and(successor.node);
             let reason =
@@ -143,6 +145,18 @@ fn finish_successions<'a>(draft: &mut Draft<'a>, slots: &mut Slots<'a>) {
             slots.hand_over(draft, slot, reason.as_deref().unwrap_or("its successor is ready"));
         }
     }
+}
+
+/// The drain of its node has had its time. Looks again when it will have had it.
+fn is_overdue(draft: &mut Draft<'_>, hold: Hold<'_>) -> bool {
+    let Hold::Live(instance) = hold else { return false };
+    let Some(node) = instance.node.filter(|node| node.availability == Availability::Drained) else {
+        return false;
+    };
+    if let Some(by) = node.drain_by.filter(|by| *by > draft.now) {
+        draft.wake(by);
+    }
+    node.is_overdue(draft.now)
 }
 
 /// A rebalancing has begun it, and it has time left to become Ready.
@@ -170,10 +184,13 @@ fn survey<'a>(draft: &mut Draft<'a>, slots: &mut Slots<'a>) -> Survey {
             Hold::Completed(_) => true,
             Hold::Free | Hold::Failed(_) | Hold::Created => false,
         };
-        let standing = if slots.successor(slot).is_some() {
-            Standing::Unsettled
-        } else {
-            judge(draft, slots, slot, hold)
+        let overdue = is_overdue(draft, hold);
+        let standing = match judge(draft, slots, slot, hold) {
+            _ if slots.successor(slot).is_some() => Standing::Unsettled,
+            Standing::Outdated(Candidate { reason, misplaced: true, .. }) if overdue => {
+                Standing::ReplaceNow { reason }
+            }
+            standing => standing,
         };
         match standing {
             Standing::Fine => continue,

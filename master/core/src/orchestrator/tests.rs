@@ -7,7 +7,7 @@ use skein_common::{
     constraint::Constraint,
     instance::{Desired, Instance, Phase, Slot},
     node::{Availability, Liveness},
-    service::{Generation, RestartCondition},
+    service::{Generation, RestartCondition, UpdateOrder},
 };
 
 use super::*;
@@ -255,7 +255,13 @@ fn global_follows_its_nodes() {
     assert_eq!(names(settled(&mut cluster, service)), ["n2", "n4"]);
     let labels = [("gpu".to_owned(), "yes".to_owned())].into();
     let id = cluster.node("n4");
-    cluster.accept(CommandKind::UpdateNode { id, expected: None, availability: None, labels: Some(labels) });
+    cluster.accept(CommandKind::UpdateNode {
+        id,
+        expected: None,
+        availability: None,
+        labels: Some(labels),
+        drain_within: None,
+    });
     assert_eq!(names(settled(&mut cluster, service)), ["n2"]);
     // Down: its slot is the node, so there is nothing to move; it goes on when the node is back.
     let before = cluster.live(service);
@@ -320,6 +326,45 @@ fn labels_and_replicas_change_in_place() {
     cluster.update(service, labelled);
     assert!(!cluster.step());
     assert_eq!(cluster.live(service), before);
+}
+
+/// Instances of n1 that shall run on.
+fn on_first(cluster: &Cluster) -> usize {
+    cluster.state.instances_on(cluster.node("n1")).filter(|i| i.is_live()).count()
+}
+
+#[test]
+fn a_drain_that_has_had_its_time_stops_what_is_left() {
+    for order in [UpdateOrder::StopFirst, UpdateOrder::StartFirst] {
+        let mut cluster = Cluster::new(2);
+        let mut web = replicated("web", 4);
+        web.update.order = order;
+        cluster.create(web);
+        cluster.settle();
+        assert_eq!(on_first(&cluster), 2);
+        // Successors find no node.
+        cluster.set_availability(cluster.node("n2"), Availability::Paused);
+        let id = cluster.node("n1");
+        let availability = Some(Availability::Drained);
+        let drain_within = Some(Duration::from_secs(60));
+        cluster.accept(CommandKind::UpdateNode {
+            id,
+            expected: None,
+            availability,
+            labels: None,
+            drain_within,
+        });
+        let by = cluster.state.node(id).unwrap().drain_by.unwrap();
+        assert_eq!(by, cluster.now + Duration::from_secs(60));
+        cluster.settle();
+        assert_eq!(on_first(&cluster), if order == UpdateOrder::StopFirst { 1 } else { 2 }, "{order:?}");
+        assert!(cluster.plan().wake_at.is_some_and(|at| at <= by), "{order:?}: looked at again in time");
+        cluster.pass(Duration::from_secs(60));
+        cluster.settle();
+        assert_eq!(on_first(&cluster), 0, "{order:?}");
+        cluster.set_availability(id, Availability::Active);
+        assert_eq!(cluster.state.node(id).unwrap().drain_by, None);
+    }
 }
 
 #[test]
