@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use tokio::time::timeout;
 use tonic::{
     Request,
     metadata::MetadataValue,
@@ -17,10 +18,12 @@ use tonic::{
 use crate::{
     leadership::{Leading, Seat},
     status::CallError,
-    store::Store,
+    store::{Leadership, Store},
 };
 
 const MARK: &str = "skein-handed-on";
+/// An election is over within this, as for commands (`store.propose`).
+const LEADER_WITHIN: Duration = Duration::from_millis(1500);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 const KEEPALIVE: Duration = Duration::from_secs(5);
 
@@ -78,11 +81,16 @@ impl Proxy {
         if request.metadata().contains_key(MARK) {
             return Err(CallError::NoLeader);
         }
-        let leader = self.store.leadership().borrow().leader.clone().ok_or(CallError::NoLeader)?;
-        // Unknown for a moment after the cluster is formed (see `leadership::announce`).
-        let address =
-            Some(leader.api_address).filter(|address| !address.is_empty()).ok_or(CallError::NoLeader)?;
-        Ok(Found::There(address))
+        let mut leadership = self.store.leadership();
+        let known = leadership.wait_for(|seen| seen.is_self || api_address(seen).is_some());
+        let seen = match timeout(LEADER_WITHIN, known).await {
+            Ok(Ok(seen)) => seen.clone(),
+            Ok(Err(_)) | Err(_) => return Err(CallError::NoLeader),
+        };
+        if seen.is_self {
+            return self.seat.taken().await.map(Found::Here).ok_or(CallError::NoLeader);
+        }
+        api_address(&seen).map(|address| Found::There(address.to_owned())).ok_or(CallError::NoLeader)
     }
 
     fn channel(&self, address: String) -> Result<Channel, CallError> {
@@ -94,6 +102,11 @@ impl Proxy {
         *cached = Some((address, channel.clone()));
         Ok(channel)
     }
+}
+
+/// Unknown for a moment after the cluster is formed (see `leadership::announce`).
+fn api_address(seen: &Leadership) -> Option<&str> {
+    seen.leader.as_ref().map(|leader| leader.api_address.as_str()).filter(|address| !address.is_empty())
 }
 
 fn dial(address: &str) -> Result<Channel, CallError> {
