@@ -299,7 +299,9 @@ fn stale_verdicts(before: &ClusterState, after: &ClusterState, verdicts: &[Verdi
 /// A job comes to an end, one way or the other; a schedule has been suspended by then.
 fn unrest_of_job(state: &ClusterState, service: &Service) -> Option<String> {
     let name = &service.spec.name;
-    let crowded = || state.instances_of(service.id).any(|i| i.is_live() && i.node.is_none());
+    // One that waits for its back-off will run; one that waits for room may wait for ever.
+    let is_crowded_out = |i: &Instance| i.is_live() && i.node.is_none() && i.not_before <= state.time();
+    let crowded = || state.instances_of(service.id).any(|i| is_crowded_out(i));
     if service.runs_now() && !crowded() {
         return Some(format!("job {name} still runs"));
     }
