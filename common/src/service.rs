@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::balance::{
     Algorithm, BalanceLimits, BalanceMode, BalancePolicy, BalanceTimeouts, DEFAULT_WEIGHT, Ejection, HashBy,
-    MAX_RETRIES, MAX_WEIGHT,
+    MAX_RETRIES,
 };
 pub use self::job::{DEFAULT_BACKOFF_LIMIT, JobPhase, JobPolicy, JobRun, ScheduleState};
 pub use self::mount::{Mount, MountKind, MountOptions, PROPAGATIONS};

@@ -20,14 +20,14 @@ use skein_agent_core::{
 use skein_common::{
     InstanceId, ServiceId,
     endpoint::{BalancedPort, Endpoint, EndpointsUpdate, ServiceEndpoints},
-    service::{BalancePolicy, Protocol},
+    service::Protocol,
 };
 use tokio::{
     net,
     sync::{mpsc, oneshot, watch},
-    time,
+    time::{self, Instant},
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{front::Front, thread::Threads};
 
@@ -77,12 +77,6 @@ impl BalancerHandle {
     /// A leader welcomed this node: it will tell everything first. What the balancer goes by from then on, live.
     pub async fn begin_session(&self) -> watch::Receiver<Applied> {
         let _ = self.requests.send(Request::Begin).await;
-        self.applied()
-    }
-
-    /// What it goes by, live.
-    #[must_use]
-    pub fn applied(&self) -> watch::Receiver<Applied> {
         self.applied.clone()
     }
 
@@ -94,7 +88,8 @@ impl BalancerHandle {
     }
 }
 
-type Key = (ServiceId, u16);
+/// A port of the container may be published more than once.
+type Key = (ServiceId, u16, Option<u16>);
 
 /// The control side; [`Balancer::run`] is to be spawned.
 pub struct Balancer {
@@ -107,30 +102,18 @@ pub struct Balancer {
     /// Endpoints no more, and their requests that are under way.
     leaving: Vec<(InstanceId, Arc<Load>)>,
     applied: watch::Sender<Applied>,
-    /// Something could not be done and may be possible later.
-    has_failed: bool,
+    /// When what could not be done is tried again.
+    retry_at: Option<Instant>,
     stop: CancellationToken,
 }
 
-/// A port of a service, and what it was made from.
+/// A port of a service.
 struct Served {
     front: Arc<Front>,
-    policy: BalancePolicy,
-    endpoints: Vec<balance::Endpoint>,
-    listening: Option<Listening>,
+    /// Ends the listening when it goes.
+    listening: Option<DropGuard>,
     /// Why it is not listening; said once.
     trouble: String,
-}
-
-struct Listening {
-    port: u16,
-    stop: CancellationToken,
-}
-
-impl Drop for Listening {
-    fn drop(&mut self) {
-        self.stop.cancel();
-    }
 }
 
 impl Balancer {
@@ -148,7 +131,7 @@ impl Balancer {
             names: BTreeMap::new(),
             leaving: Vec::new(),
             applied,
-            has_failed: false,
+            retry_at: None,
             stop,
         };
         (balancer, BalancerHandle { requests: sender, applied: seen })
@@ -158,7 +141,7 @@ impl Balancer {
     pub async fn run(mut self) {
         let stop = self.stop.clone();
         loop {
-            let retry = time::sleep(TRY_AGAIN);
+            let retry_at = self.retry_at;
             tokio::select! {
                 () = stop.cancelled() => return,
                 request = self.requests.recv() => match request {
@@ -176,7 +159,10 @@ impl Balancer {
                     }
                     None => return,
                 },
-                () = retry, if self.has_failed => self.serve().await,
+                () = time::sleep_until(retry_at.unwrap_or_else(Instant::now)), if retry_at.is_some() => {
+                    self.serve().await;
+                    self.publish();
+                }
                 () = time::sleep(LOOK_EVERY), if !self.leaving.is_empty() => self.publish(),
             }
         }
@@ -184,7 +170,7 @@ impl Balancer {
 
     /// Makes fronts and listeners what the table says.
     async fn serve(&mut self) {
-        self.has_failed = false;
+        self.retry_at = None;
         let services: Vec<Arc<ServiceEndpoints>> = self.table.services().cloned().collect();
         let wanted: BTreeSet<Key> = services.iter().flat_map(|service| keys(service)).collect();
         // First, so that a port can pass from one service to another.
@@ -222,19 +208,16 @@ impl Balancer {
         port: &BalancedPort,
         endpoints: Vec<balance::Endpoint>,
     ) {
-        let key = (service.service, port.container_port);
-        let served = self.served.entry(key).or_insert_with(|| Served::new(service, &endpoints));
-        let left = served.update(&service.policy, endpoints);
-        self.leaving.extend(left);
-        let Some(served) = self.served.get_mut(&key) else { return };
-        if served.listening.as_ref().map(|listening| listening.port) == port.published {
-            return;
-        }
-        served.listening = None;
-        let Some(published) = port.published else { return };
+        let served = self.served.entry(key(service, port)).or_insert_with(|| Served {
+            front: Arc::new(Front::new(service.name.clone(), service.policy.clone())),
+            listening: None,
+            trouble: String::new(),
+        });
+        self.leaving.extend(served.front.update(&service.policy, &endpoints));
+        let (Some(published), None) = (port.published, &served.listening) else { return };
         let front = Arc::clone(&served.front);
         let listened = self.listen(published, &front).await;
-        let Some(served) = self.served.get_mut(&key) else { return };
+        let Some(served) = self.served.get_mut(&key(service, port)) else { return };
         match listened {
             Ok(listening) => {
                 tracing::info!(service = service.name, port = published, address = %self.config.ingress, "a published port is served");
@@ -242,7 +225,7 @@ impl Balancer {
                 served.listening = Some(listening);
             }
             Err(error) => {
-                self.has_failed = true;
+                self.retry_at = Some(Instant::now() + TRY_AGAIN);
                 let trouble = error.to_string();
                 if served.trouble != trouble {
                     let error = &error as &dyn Error;
@@ -253,17 +236,17 @@ impl Balancer {
         }
     }
 
-    async fn listen(&mut self, port: u16, front: &Arc<Front>) -> io::Result<Listening> {
+    async fn listen(&mut self, port: u16, front: &Arc<Front>) -> io::Result<DropGuard> {
         let threads = match self.threads.take() {
             Some(threads) => threads,
             // Not before they are needed: most agents of a test have none.
             None => Threads::start(self.config.threads, &self.stop)?,
         };
-        let listening = Listening { port, stop: self.stop.child_token() };
+        let listening = self.stop.child_token();
         let address = SocketAddr::new(self.config.ingress, port);
-        let listened = threads.listen(address, front, &listening.stop).await;
+        let listened = threads.listen(address, front, &listening).await;
         self.threads = Some(threads);
-        listened.map(|()| listening)
+        listened.map(|()| listening.drop_guard())
     }
 
     /// Endpoints whose hosts are known; names are asked for once.
@@ -296,38 +279,10 @@ impl Balancer {
                     host,
                     "the host name of a node is unknown here; its instances get no requests"
                 );
-                self.has_failed = true;
+                self.retry_at = Some(Instant::now() + TRY_AGAIN);
                 None
             }
         }
-    }
-}
-
-impl Served {
-    fn new(service: &ServiceEndpoints, endpoints: &[balance::Endpoint]) -> Self {
-        let front = Front::new(service.name.clone(), service.policy.clone(), endpoints);
-        Self {
-            front: Arc::new(front),
-            policy: service.policy.clone(),
-            endpoints: endpoints.to_vec(),
-            listening: None,
-            trouble: String::new(),
-        }
-    }
-
-    /// Who left.
-    fn update(
-        &mut self,
-        policy: &BalancePolicy,
-        endpoints: Vec<balance::Endpoint>,
-    ) -> Vec<(InstanceId, Arc<Load>)> {
-        if self.policy == *policy && self.endpoints == endpoints {
-            return Vec::new();
-        }
-        let left = self.front.update(policy.clone(), &endpoints);
-        self.policy = policy.clone();
-        self.endpoints = endpoints;
-        left
     }
 }
 
@@ -336,5 +291,9 @@ fn tcp_ports(service: &ServiceEndpoints) -> impl Iterator<Item = &BalancedPort> 
 }
 
 fn keys(service: &ServiceEndpoints) -> impl Iterator<Item = Key> {
-    tcp_ports(service).map(|port| (service.service, port.container_port))
+    tcp_ports(service).map(|port| key(service, port))
+}
+
+fn key(service: &ServiceEndpoints, port: &BalancedPort) -> Key {
+    (service.service, port.container_port, port.published)
 }

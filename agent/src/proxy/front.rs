@@ -59,11 +59,11 @@ pub(crate) struct Held {
 struct Freeing(Arc<Front>);
 
 impl Front {
-    pub(crate) fn new(name: String, policy: BalancePolicy, endpoints: &[Endpoint]) -> Self {
-        let set = EndpointSet::default().succeed(endpoints, policy.slow_start, Duration::ZERO);
+    /// Without endpoints yet.
+    pub(crate) fn new(name: String, policy: BalancePolicy) -> Self {
         Self {
             name,
-            state: ArcSwap::from_pointee(FrontState { policy, set }),
+            state: ArcSwap::from_pointee(FrontState { policy, set: EndpointSet::default() }),
             budget: RetryBudget::default(),
             waiting: AtomicU32::new(0),
             freed: Notify::new(),
@@ -74,24 +74,27 @@ impl Front {
     /// From now on these; one writer (`Balancer`). Who left, with what it still has under way.
     pub(crate) fn update(
         &self,
-        policy: BalancePolicy,
+        policy: &BalancePolicy,
         endpoints: &[Endpoint],
     ) -> Vec<(InstanceId, Arc<Load>)> {
         let before = self.state.load_full();
+        let known = before.set.members().iter().map(|member| &member.endpoint);
+        if before.policy == *policy && known.eq(endpoints) {
+            return Vec::new();
+        }
         let set = before.set.succeed(endpoints, policy.slow_start, self.now());
-        self.state.store(Arc::new(FrontState { policy, set }));
+        self.state.store(Arc::new(FrontState { policy: policy.clone(), set }));
         self.freed.notify_waiters();
         let stays =
             |member: &Member| endpoints.iter().any(|endpoint| endpoint.instance == member.endpoint.instance);
-        let members = before.set.members().iter();
-        let left = members.filter(|member| !stays(member));
+        let left = before.set.members().iter().filter(|member| !stays(member));
         left.map(|member| (member.endpoint.instance, Arc::clone(&member.load))).collect()
     }
 
     /// From now on none.
     pub(crate) fn leave(&self) -> Vec<(InstanceId, Arc<Load>)> {
         let policy = self.state.load().policy.clone();
-        self.update(policy, &[])
+        self.update(&policy, &[])
     }
 
     pub(crate) fn state(&self) -> Arc<FrontState> {

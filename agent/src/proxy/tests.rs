@@ -46,6 +46,11 @@ impl Rig {
 
     /// From now on these.
     async fn serve(&mut self, endpoints: &[&TestEndpoint]) {
+        let update = self.update(endpoints);
+        self.handle.apply(update).await.unwrap();
+    }
+
+    fn update(&mut self, endpoints: &[&TestEndpoint]) -> EndpointsUpdate {
         self.generation += 1;
         let endpoint = |at: &&TestEndpoint| Endpoint {
             instance: at.instance,
@@ -65,14 +70,13 @@ impl Rig {
             policy: self.policy.clone(),
             ports: vec![port],
         };
-        let update = EndpointsUpdate {
+        EndpointsUpdate {
             term: 1,
             generation: self.generation,
             from: None,
             services: vec![service],
             removals: Vec::new(),
-        };
-        self.handle.apply(update).await.unwrap();
+        }
     }
 
     async fn connect(&self) -> TcpStream {
@@ -355,6 +359,22 @@ async fn a_port_passes_from_one_service_to_another() {
     // The accept loops end by themselves a moment later.
     while TcpStream::connect((Ipv4Addr::LOCALHOST, rig.port)).await.is_ok() {
         tokio::task::yield_now().await;
+    }
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn one_port_of_a_container_may_be_published_twice() {
+    let one = TestEndpoint::start(1).await;
+    let mut rig = Rig::start(http(), &[&one]).await;
+    let (first, second) = (rig.port, free_port().await);
+    let mut update = rig.update(&[&one]);
+    let again = BalancedPort { published: Some(second), ..update.services[0].ports[0].clone() };
+    update.services[0].ports.push(again);
+    rig.handle.apply(update).await.unwrap();
+    for port in [first, second] {
+        rig.port = port;
+        assert_eq!(rig.get("/who").await, (200, "1".to_owned()), "{port}");
     }
     rig.stop().await;
 }

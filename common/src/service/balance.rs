@@ -29,8 +29,6 @@ pub const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 pub const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(300);
 /// What is under way when an instance is to stop has this long.
 pub const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
-/// Greatest weight of an instance.
-pub const MAX_WEIGHT: u32 = 1_000;
 /// Weight of an instance of which nothing is said.
 pub const DEFAULT_WEIGHT: u32 = 100;
 

@@ -34,7 +34,6 @@ pub struct Load {
     pub(super) in_flight: AtomicU32,
     /// Requests it was chosen for.
     pub(super) chosen: AtomicU64,
-    failed: AtomicU64,
     failed_in_row: AtomicU32,
     ejections: AtomicU32,
     /// In milliseconds since the balancer began; zero = never was out.
@@ -54,20 +53,10 @@ impl Load {
         self.chosen.load(Relaxed)
     }
 
-    #[must_use]
-    pub fn failed(&self) -> u64 {
-        self.failed.load(Relaxed)
-    }
-
+    /// Gets no requests for a while.
     #[must_use]
     pub fn is_out(&self, now: Duration) -> bool {
         self.out_until_ms.load(Relaxed) > millis(now)
-    }
-
-    /// Until when it gets no requests; `None` when it may have some.
-    #[must_use]
-    pub fn out_until(&self, now: Duration) -> Option<Duration> {
-        self.is_out(now).then(|| Duration::from_millis(self.out_until_ms.load(Relaxed)))
     }
 
     /// Smoothed time of its answers; what is old weighs less. Zero before the first.
@@ -88,7 +77,6 @@ impl Load {
                 false
             }
             Outcome::Failure => {
-                self.failed.fetch_add(1, Relaxed);
                 self.sample(took.max(FAILED_LATENCY), now);
                 let row = self.failed_in_row.fetch_add(1, Relaxed).saturating_add(1);
                 rule.failures > 0 && row >= rule.failures

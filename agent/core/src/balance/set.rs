@@ -164,14 +164,6 @@ impl EndpointSet {
     }
 }
 
-impl Lease {
-    /// Requests this endpoint has now, this one included.
-    #[must_use]
-    pub fn in_flight(&self) -> u32 {
-        self.load.in_flight()
-    }
-}
-
 impl Drop for Lease {
     fn drop(&mut self) {
         self.load.in_flight.fetch_sub(1, Relaxed);
