@@ -13,6 +13,7 @@ pub mod error;
 pub mod event;
 pub mod id;
 pub mod instance;
+pub mod load;
 pub mod node;
 pub mod placeholder;
 pub mod placement;

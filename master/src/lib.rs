@@ -10,6 +10,7 @@ pub mod exec;
 pub mod gather;
 pub mod grpc;
 pub mod leadership;
+pub mod load;
 pub mod logs;
 pub mod outbox;
 pub mod process;

@@ -11,6 +11,7 @@ mod endpoint;
 mod hello;
 mod instance;
 mod job;
+mod load;
 mod node;
 mod placement;
 mod probe;

@@ -12,6 +12,7 @@ use skein_common::{
     endpoint::{BalancedPort, Endpoint, EndpointsUpdate, ServiceEndpoints},
     id::{InstanceId, ServiceId},
     instance::{Desired, InstanceReport, News, Observed, Phase, PortBinding, Progress, Readiness, Restarts},
+    load::{Counts, Endings, FrontLoad, InstanceLoad, Latencies, LoadReport, Out, OutCause, PortLoad},
     placement::{Affinity, DeviceShare, Direction, GenericRequest, TopologyKey, TopologySpread},
     service::*,
 };
@@ -282,6 +283,37 @@ proptest! {
             removals: vec![ServiceId::from_random(5)],
         };
         prop_assert_eq!(EndpointsUpdate::try_from(v1::EndpointsUpdate::from(&update)), Ok(update));
+    }
+
+    #[test]
+    fn load_reports_round_trip(
+        id in 1..u64::MAX,
+        figures in prop::array::uniform12(any::<u64>()),
+        (front, connected, in_flight) in any::<(u32, u32, u32)>(),
+        buckets in prop::collection::btree_map(0usize..200, 1..u64::MAX, 0..5),
+        out in prop::option::of((0usize..5, duration())),
+    ) {
+        let [tries, retries, ok, client_errors, server_errors, unreachable, late, broken, abandoned, bytes_in, bytes_out, ejections] = figures;
+        let causes = [OutCause::ServerErrors, OutCause::Unreachable, OutCause::Late, OutCause::Broken, OutCause::Check];
+        let counts = Counts {
+            tries,
+            retries,
+            endings: Endings { ok, client_errors, server_errors, unreachable, late, broken, abandoned },
+            bytes_in,
+            bytes_out,
+            ejections,
+            latencies: Latencies::from_counts(buckets),
+        };
+        let out = out.map(|(cause, remaining)| Out { cause: causes[cause], remaining });
+        let port = PortLoad {
+            service: ServiceId::from_random(id),
+            container_port: 80,
+            published: (tries % 2 == 0).then_some(8080),
+            front: FrontLoad { waiting: front, refused: late, connections: ok, connected },
+            instances: vec![InstanceLoad { instance: InstanceId::from_random(id), in_flight, out, counts }],
+        };
+        let report = LoadReport { at: Timestamp::from_unix_ms(id >> 20), interval: Duration::from_millis(id >> 30), ports: vec![port] };
+        prop_assert_eq!(LoadReport::try_from(v1::LoadReport::from(&report)), Ok(report));
     }
 
     #[test]

@@ -281,6 +281,7 @@ impl<R: ContainerRuntime> Stream<'_, R> {
         v1::Heartbeat {
             host: (usage.host.at.unix_ms() > 0).then(|| (&usage.host).into()),
             instances: usage.instances.iter().map(v1::InstanceUsage::from).collect(),
+            load: None,
         }
     }
 

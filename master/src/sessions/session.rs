@@ -14,6 +14,7 @@ use skein_common::{
     InstanceId, SessionId,
     assignment::AssignmentUpdate,
     instance::{Desired, InstanceReport, News},
+    load::LoadReport,
     node::Liveness,
     usage::{HostUsage, InstanceUsage},
 };
@@ -93,6 +94,7 @@ impl Drop for Entry {
         if self.leading.sessions.leave(&self.mailbox) {
             self.leading.drains.lost(self.mailbox.node);
             self.leading.usage.forget(self.mailbox.node);
+            self.leading.load.forget(self.mailbox.node);
         }
     }
 }
@@ -260,6 +262,9 @@ impl<'a> Session<'a> {
         let instances = wire.instances.into_iter().map(InstanceUsage::try_from);
         let instances = instances.collect::<Result<Vec<_>, InvalidMessage>>()?;
         self.leading.usage.record(self.entry.mailbox.node, host, instances);
+        if let Some(load) = wire.load.map(LoadReport::try_from).transpose()? {
+            self.leading.load.record(self.entry.mailbox.node, load);
+        }
         self.send(Message::Heartbeat(v1::HeartbeatAnswer { term: self.leading.term })).await
     }
 

@@ -86,7 +86,7 @@ async fn a_resync_gets_everything_again_and_heartbeats_are_answered() {
     assert!(set.generation >= delta.generation);
 
     let host = HostUsage { at: Timestamp::from_unix_ms(1), cpu_millis: 250, ..HostUsage::default() };
-    let heartbeat = v1::Heartbeat { host: Some((&host).into()), instances: Vec::new() };
+    let heartbeat = v1::Heartbeat { host: Some((&host).into()), ..v1::Heartbeat::default() };
     agent.send(session_request::Message::Heartbeat(heartbeat)).await;
     assert!(matches!(agent.next().await.unwrap(), Message::Heartbeat(answer) if answer.term == set.term));
     let usage = cluster.usage(0).list_node_usage(v1::ListNodeUsageRequest {}).await.unwrap().into_inner();
