@@ -25,6 +25,7 @@ mod print;
 mod probe;
 mod process;
 mod rollout;
+mod routes;
 mod scalar;
 mod schedule;
 mod service;

@@ -58,6 +58,29 @@ pub struct ConfigMount {
     pub mode: Option<u32>,
 }
 
+/// A config that something names.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ConfigRef {
+    /// Its name.
+    pub config: String,
+    /// What the name meant when the spec was accepted; `None` before.
+    #[serde(default)]
+    pub id: Option<ConfigId>,
+}
+
+impl ConfigRef {
+    #[must_use]
+    pub fn named(name: impl Into<String>) -> Self {
+        Self { config: name.into(), id: None }
+    }
+
+    pub(crate) fn check(&self, field: &str, found: &mut Violations) {
+        if let Some(why) = wrong_name(&self.config) {
+            found.add(field, why);
+        }
+    }
+}
+
 impl ConfigMount {
     /// Where the container finds it.
     #[must_use]

@@ -5,7 +5,7 @@
 
 use crate::{
     InstanceId, ServiceId,
-    service::{BalancePolicy, Protocol},
+    service::{BalancePolicy, Protocol, Route},
 };
 
 /// One service for the balancers.
@@ -15,6 +15,8 @@ pub struct ServiceEndpoints {
     pub name: String,
     pub policy: BalancePolicy,
     pub ports: Vec<BalancedPort>,
+    /// What of shared ports is its.
+    pub routes: Vec<Route>,
 }
 
 /// One port of a service and who serves it.

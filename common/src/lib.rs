@@ -5,6 +5,7 @@
 //! Deliberately not here: wire types (`skein-proto`), decisions (`master/core`, `agent/core`).
 
 pub mod assignment;
+pub mod cidr;
 pub mod cluster;
 pub mod config;
 pub mod constraint;

@@ -9,6 +9,7 @@ mod job;
 mod mount;
 mod order;
 mod probe;
+mod route;
 mod schedule;
 mod update;
 mod validate;
@@ -19,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::balance::{
     Algorithm, BalanceLimits, BalanceMode, BalancePolicy, BalanceTimeouts, DEFAULT_WEIGHT, Ejection, HashBy,
-    MAX_RETRIES,
+    MAX_RETRIES, MAX_TRUSTED, Upstream,
 };
 pub use self::job::{DEFAULT_BACKOFF_LIMIT, JobPhase, JobPolicy, JobRun, ScheduleState};
 pub use self::mount::{Mount, MountKind, MountOptions, PROPAGATIONS};
@@ -28,6 +29,7 @@ pub use self::probe::{
     DEFAULT_PROBE_INTERVAL, DEFAULT_PROBE_RETRIES, DEFAULT_PROBE_START_INTERVAL, DEFAULT_PROBE_TIMEOUT,
     Probe, ProbeKind, ProbeTest, Probes,
 };
+pub use self::route::{HTTP_PORT, HTTPS_PORT, Route, RouteKey, RouteTls};
 pub use self::schedule::{
     Calendar, Concurrency, DEFAULT_KEEP_COMPLETED, DEFAULT_KEEP_FAILED, DEFAULT_TOLERANCE,
     MAX_SCHEDULED_NAME, MissedRuns, Schedule,
@@ -86,6 +88,9 @@ pub struct ServiceSpec {
     /// Changing it needs no restart.
     #[serde(default)]
     pub balance: BalancePolicy,
+    /// Shares of ports that several services share. Changing them needs no restart.
+    #[serde(default)]
+    pub routes: Vec<Route>,
 }
 
 /// How many instances, and where.
@@ -365,6 +370,7 @@ impl ServiceSpec {
             schedule: None,
             depends_on: Vec::new(),
             balance: BalancePolicy::default(),
+            routes: Vec::new(),
         }
     }
 

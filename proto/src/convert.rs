@@ -16,6 +16,7 @@ mod node;
 mod placement;
 mod probe;
 mod rollout;
+mod route;
 mod schedule;
 mod service;
 mod time;

@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use proptest::prelude::*;
-use skein_common::config::ConfigMount;
+use skein_common::config::{ConfigMount, ConfigRef};
 use skein_common::{
     Resources, Timestamp, Violations,
     assignment::{Assignment, AssignmentContent, AssignmentUpdate, Known},
@@ -192,7 +192,19 @@ fn balance(dice: u16) -> BalancePolicy {
         limits: BalanceLimits { in_flight: 9, pending: 0 },
         retries: 1,
         timeouts: BalanceTimeouts { request: Duration::from_secs(9), ..BalanceTimeouts::default() },
+        upstream: if dice.is_multiple_of(2) { Upstream::H2c } else { Upstream::Http1 },
+        send_proxy: false,
+        proxy_from: vec!["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()],
     }
+}
+
+/// One with everything, one with little.
+fn routes(port: u16) -> Vec<Route> {
+    let certificate = ConfigRef { config: "cert".into(), id: None };
+    let tls = RouteTls { key: Some(ConfigRef::named("key")), certificate, redirect_from: Some(8080) };
+    let route = Route { host: "*.example".into(), path: "/api".into(), port, listen: 8443, tls: Some(tls) };
+    let plain = Route { host: String::new(), path: "/".into(), port, listen: HTTP_PORT, tls: None };
+    vec![route, plain]
 }
 
 /// One of everything a policy can say.
@@ -250,7 +262,8 @@ prop_compose! {
                 container_port,
                 protocol: Protocol::Udp,
                 publish: if replicas == Some(0) { Publish::Ingress { port: None } } else { publish },
-            }],
+            }, PortSpec { container_port, protocol: Protocol::Tcp, publish: Publish::Ingress { port: None } }],
+            routes: if replicas == Some(0) { Vec::new() } else { routes(container_port) },
             update,
             rollback: replicas.map(|_| UpdatePolicy { canary: 0, failure_action: FailureAction::Continue, ..update }),
             disruption: replicas.map(Disruption::MinAvailable),
@@ -279,7 +292,7 @@ proptest! {
             term: 3,
             generation: 9,
             from,
-            services: vec![ServiceEndpoints { service, name: "web".into(), policy: balance(port), ports }],
+            services: vec![ServiceEndpoints { service, name: "web".into(), policy: balance(port), ports, routes: routes(port) }],
             removals: vec![ServiceId::from_random(5)],
         };
         prop_assert_eq!(EndpointsUpdate::try_from(v1::EndpointsUpdate::from(&update)), Ok(update));

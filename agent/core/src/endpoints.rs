@@ -70,6 +70,7 @@ mod tests {
             name: name.to_owned(),
             policy: BalancePolicy::default(),
             ports: Vec::new(),
+            routes: Vec::new(),
         }
     }
 

@@ -69,6 +69,7 @@ impl Rig {
             name: "web".to_owned(),
             policy: self.policy.clone(),
             ports: vec![port],
+            routes: Vec::new(),
         };
         EndpointsUpdate {
             term: 1,

@@ -161,6 +161,7 @@ pub fn rehearsable(spec: &ServiceSpec, missing: &[ConfigSpec]) -> ServiceSpec {
     let names: BTreeSet<&str> = missing.iter().map(|config| config.name.as_str()).collect();
     let mut spec = spec.clone();
     spec.container.configs.retain(|mount: &ConfigMount| !names.contains(mount.config.as_str()));
+    spec.routes.retain(|route| !route.configs().any(|config| names.contains(config.config.as_str())));
     spec
 }
 

@@ -187,6 +187,11 @@ fn whole(planned: &Value, wanted: &skein_common::service::ServiceSpec) -> Value 
     {
         container.insert("configs".to_owned(), Value::Array(configs));
     }
+    if let (Some(routes), Some(planned)) = (wanted.pointer("/routes"), planned.as_object_mut())
+        && routes.as_array().map(Vec::len) != planned.get("routes").and_then(Value::as_array).map(Vec::len)
+    {
+        planned.insert("routes".to_owned(), routes.clone());
+    }
     planned
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Invariant: what is left out is the API's default.
 
-use skein_common::service::{Algorithm, BalanceMode, BalancePolicy, HashBy};
+use skein_common::service::{Algorithm, BalanceMode, BalancePolicy, HashBy, Upstream};
 
 use super::{
     diagnostic::Report,
@@ -19,6 +19,7 @@ pub fn read(field: &Field<'_>, report: &mut Report) -> BalancePolicy {
         policy.mode = mode;
     }
     algorithm(&section, &mut policy, report);
+    edge(&section, &mut policy, report);
     for (key, count) in [
         ("max_in_flight", &mut policy.limits.in_flight),
         ("max_pending", &mut policy.limits.pending),
@@ -42,6 +43,24 @@ pub fn read(field: &Field<'_>, report: &mut Report) -> BalancePolicy {
         duration(&timeouts, "drain", &mut policy.timeouts.drain, report);
     }
     policy
+}
+
+/// What instances speak, and who tells whom for whom a connection is.
+fn edge(section: &Section<'_>, policy: &mut BalancePolicy, report: &mut Report) {
+    let upstreams = [("http1", Upstream::Http1), ("h2c", Upstream::H2c)];
+    if let Some(upstream) = section.get("upstream").and_then(|field| field.choice(&upstreams, report)) {
+        policy.upstream = upstream;
+    }
+    if let Some(send) = section.get("send_proxy").and_then(|field| field.boolean(report)) {
+        policy.send_proxy = send;
+    }
+    for item in section.get("proxy_from").map(|field| field.one_or_more()).unwrap_or_default() {
+        let Some(text) = item.text(report) else { continue };
+        match text.parse() {
+            Ok(range) => policy.proxy_from.push(range),
+            Err(error) => item.error(report, format!("{text:?}: {error}")),
+        }
+    }
 }
 
 /// `consistent_hash` goes by `hash_by`: source, path, or `{ header }` or `{ cookie }`.

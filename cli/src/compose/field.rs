@@ -67,6 +67,11 @@ impl<'a> Field<'a> {
         Some(section)
     }
 
+    /// The same; what is wrong when it is no map somebody else says.
+    pub fn map(&self) -> Option<Section<'a>> {
+        matches!(self.node.value, Value::Map(_)).then(|| self.free_section(&mut Report::default())).flatten()
+    }
+
     /// The map, with keys chosen by the author of the file.
     pub fn free_section(&self, report: &mut Report) -> Option<Section<'a>> {
         match &self.node.value {

@@ -190,6 +190,7 @@ pub const EXTENSION: Keys = &[
     ("priority", Read),
     ("probes", Read),
     ("progress_deadline", Read),
+    ("routes", Read),
     ("schedule", Read),
     ("spread", Read),
     ("strategy", Read),
@@ -205,10 +206,15 @@ pub const BALANCE: Keys = &[
     ("max_in_flight", Read),
     ("max_pending", Read),
     ("mode", Read),
+    ("proxy_from", Read),
     ("retries", Read),
+    ("send_proxy", Read),
     ("slow_start", Read),
     ("timeouts", Read),
+    ("upstream", Read),
 ];
+pub const ROUTE: Keys = &[("host", Read), ("listen", Read), ("path", Read), ("port", Read), ("tls", Read)];
+pub const ROUTE_TLS: Keys = &[("certificate", Read), ("key", Read), ("redirect", Read)];
 pub const EJECTION: Keys = &[("failures", Read), ("time", Read)];
 pub const HASH_BY: Keys = &[("cookie", Read), ("header", Read)];
 pub const TIMEOUTS: Keys = &[("connect", Read), ("drain", Read), ("idle", Read), ("request", Read)];

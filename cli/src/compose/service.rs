@@ -21,7 +21,7 @@ use super::{
     networks::{self, Networks},
     order,
     origin::Origins,
-    ports, process,
+    ports, process, routes,
     volumes::{self, Volumes},
 };
 
@@ -90,6 +90,9 @@ pub fn read(
         let own = spec.name.clone();
         let names = extension::Names { stack: around.stack, services: around.services, own: &own };
         extension::read(&field, &mut spec, &names, &mut origins, report);
+        if let Some(routes) = field.map().and_then(|section| section.get("routes")) {
+            routes::read(&routes, &mut spec, around.configs, &mut origins, report);
+        }
     }
     if report.errors() == errors_before {
         report_violations(&spec, &origins, report);

@@ -2,6 +2,7 @@
 
 mod arbitrary;
 mod errors;
+mod routes;
 mod settings;
 mod several;
 

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cidr::Cidr;
+
 /// Failures in a row that take an instance out (Envoy's default).
 pub const DEFAULT_EJECTION_FAILURES: u32 = 5;
 /// How long the first time; n times as long the n-th time.
@@ -20,6 +22,8 @@ pub const DEFAULT_MAX_PENDING: u32 = 1_000;
 /// Tries of one request after the first.
 pub const DEFAULT_RETRIES: u32 = 2;
 pub const MAX_RETRIES: u32 = 3;
+/// Ranges of addresses that are trusted to tell the client's.
+pub const MAX_TRUSTED: usize = 64;
 /// To the first byte of the answer; a stream may then take for ever.
 pub const DEFAULT_REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 /// On a node that is gone the first packet is lost: longer than one retransmission.
@@ -45,6 +49,12 @@ pub struct BalancePolicy {
     /// After the first try; at most [`MAX_RETRIES`], and within a budget of 20 % of all requests.
     pub retries: u32,
     pub timeouts: BalanceTimeouts,
+    /// Nothing in mode tcp.
+    pub upstream: Upstream,
+    /// An instance is told the client's address in front of each connection (PROXY protocol, version 2); in mode tcp only.
+    pub send_proxy: bool,
+    /// Who connects from here says first for whom (PROXY protocol, version 2), or is sent away. At most [`MAX_TRUSTED`].
+    pub proxy_from: Vec<Cidr>,
 }
 
 /// What the balancer understands of what it forwards.
@@ -54,6 +64,15 @@ pub enum BalanceMode {
     Tcp,
     /// Every request is shared out: HTTP/1.1, HTTP/2, gRPC, WebSocket.
     Http,
+}
+
+/// What instances speak in mode http.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+pub enum Upstream {
+    #[default]
+    Http1,
+    /// HTTP/2 without TLS and without asking first: gRPC.
+    H2c,
 }
 
 /// Which instance takes the next request (in mode tcp: connection).
@@ -129,6 +148,9 @@ impl Default for BalancePolicy {
             limits: BalanceLimits::default(),
             retries: DEFAULT_RETRIES,
             timeouts: BalanceTimeouts::default(),
+            upstream: Upstream::default(),
+            send_proxy: false,
+            proxy_from: Vec::new(),
         }
     }
 }

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use super::{
     Algorithm, BalanceMode, BalancePolicy, BalanceTimeouts as Timeouts, ContainerSpec, Disruption,
-    FailureAction, HashBy, HealthTest, MAX_RETRIES, MAX_SCHEDULED_NAME, Mode, Mount, MountKind, PortSpec,
-    Publish, ResourceRequirements, RestartCondition, ServiceSpec, UpdatePolicy, order,
+    FailureAction, HashBy, HealthTest, MAX_RETRIES, MAX_SCHEDULED_NAME, MAX_TRUSTED, Mode, Mount, MountKind,
+    PortSpec, Publish, ResourceRequirements, RestartCondition, ServiceSpec, UpdatePolicy, order, route,
 };
 use crate::Violations;
 
@@ -60,6 +60,7 @@ impl ServiceSpec {
             check_update("rollback", rollback, &mut found);
         }
         check_balance(&self.balance, &mut found);
+        route::check(self, &mut found);
         if self.disruption == Some(Disruption::MaxUnavailable(0)) {
             found.add("spec.max_unavailable", "0 would allow neither rollout nor drain: at least 1");
         }
@@ -136,6 +137,15 @@ fn check_balance(policy: &BalancePolicy, found: &mut Violations) {
     }
     if policy.ejection.failures > 0 && policy.ejection.time.is_zero() {
         found.add("spec.balance.ejection_time", "is zero: set ejection_failures to 0 to switch ejection off");
+    }
+    if policy.mode == BalanceMode::Http && policy.send_proxy {
+        found.add("spec.balance.send_proxy", "in mode http requests say who asks (Forwarded): use mode tcp");
+    }
+    if policy.proxy_from.len() > MAX_TRUSTED {
+        found.add(
+            "spec.balance.proxy_from",
+            format!("{} ranges, more than {MAX_TRUSTED}", policy.proxy_from.len()),
+        );
     }
     let Algorithm::ConsistentHash { by } = &policy.algorithm else { return };
     if policy.mode == BalanceMode::Tcp && *by != HashBy::Source {

@@ -19,6 +19,7 @@ mod plan;
 mod rebalance;
 mod request;
 mod rollout;
+mod routes;
 mod schedule;
 mod service;
 

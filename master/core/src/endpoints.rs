@@ -27,6 +27,7 @@ impl ClusterState {
             name: service.spec.name.clone(),
             policy: service.spec.balance.clone(),
             ports,
+            routes: service.spec.routes.clone(),
         })
     }
 

@@ -9,7 +9,7 @@ use skein_common::{
     InstanceId, NodeId, Resources, ServiceId,
     instance::{Desired, Instance, Phase, Slot},
     placement::WHOLE_MILLIS,
-    service::{Protocol, Publish, ScheduleState},
+    service::{Protocol, Publish, Route, ScheduleState},
 };
 
 use crate::{
@@ -171,6 +171,7 @@ fn check_index(state: &ClusterState, broken: &mut Vec<Broken>) {
         ("services_by_name", kept.services_by_name == told.services_by_name),
         ("nodes_by_name", kept.nodes_by_name == told.nodes_by_name),
         ("ingress_ports", kept.ingress_ports == told.ingress_ports),
+        ("routes", kept.routes == told.routes),
         ("repelling", kept.repelling == told.repelling),
         ("runs", kept.runs == told.runs),
         ("waiting", kept.waiting == told.waiting),
@@ -209,6 +210,9 @@ fn recompute(state: &ClusterState) -> Index {
             if let Publish::Ingress { port: Some(number) } = port.publish {
                 index.ingress_ports.insert((port.protocol, number), service.id);
             }
+        }
+        for (key, has_tls) in service.spec.routes.iter().flat_map(Route::takes) {
+            index.routes.insert(key, (service.id, has_tls));
         }
     }
     for instance in state.instances() {

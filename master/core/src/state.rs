@@ -22,7 +22,7 @@ use skein_common::{
     instance::{Instance, Slot},
     node::Node,
     rollout::Rollout,
-    service::{Generation, JobRun, Protocol, ScheduleState, ServiceSpec},
+    service::{Generation, JobRun, Protocol, RouteKey, ScheduleState, ServiceSpec},
 };
 
 use crate::command::{Outcome, Rejection};
@@ -72,6 +72,8 @@ pub(crate) struct Index {
     pub(crate) configs_by_name: OrdMap<String, ConfigId>,
     /// Published ports that every node's balancer listens on.
     pub(crate) ingress_ports: OrdMap<(Protocol, u16), ServiceId>,
+    /// Shares of ports by host and path: whose, and whether with TLS.
+    pub(crate) routes: OrdMap<RouteKey, (ServiceId, bool)>,
     /// Services that must be away from the one with this name.
     pub(crate) repelling: OrdMap<String, OrdSet<ServiceId>>,
     /// Runs under the service whose schedule made them.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use skein_common::config::Content;
+use skein_common::{config::Content, service::Route};
 use skein_master_core::ClusterState;
 use skein_proto::v1::{self, agent_service_server::AgentService, session_response::Message};
 use tokio_stream::wrappers::ReceiverStream;
@@ -49,8 +49,9 @@ impl AgentService for Api {
         let request = request.into_inner();
         let leading = self.seat.taken().await.ok_or(CallError::NoLeader)?;
         let state = leading.store.snapshot();
-        let content = config_of(&state, &request)
-            .ok_or_else(|| Status::permission_denied("no instance of this node names this config"))?;
+        let content = config_of(&state, &request).ok_or_else(|| {
+            Status::permission_denied("neither an instance of this node nor a route names this config")
+        })?;
         Ok(Response::new(v1::FetchConfigResponse { content: content.to_vec().into() }))
     }
 
@@ -65,9 +66,18 @@ impl AgentService for Api {
     }
 }
 
-/// A node is given what its own instances name, and nothing else.
+/// A node is given what its own instances name, and certificates of routes, which every node serves; nothing else.
 fn config_of(state: &ClusterState, request: &v1::FetchConfigRequest) -> Option<Content> {
     let (node, id) = (request.node_id.parse().ok()?, request.config_id.parse().ok()?);
+    if request.instance_id.is_empty() {
+        let is_routed = state.node(node).is_some()
+            && state
+                .services()
+                .flat_map(|service| &service.spec.routes)
+                .flat_map(Route::configs)
+                .any(|config| config.id == Some(id));
+        return state.config(id).filter(|_| is_routed).map(|config| config.spec.content.clone());
+    }
     let instance = state.instance(request.instance_id.parse().ok()?)?;
     let spec = state.spec_of(instance).filter(|_| instance.node == Some(node))?;
     let is_named = spec.container.configs.iter().any(|mount| mount.id == Some(id));

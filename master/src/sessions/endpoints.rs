@@ -185,6 +185,7 @@ mod tests {
             name: name.to_owned(),
             policy: BalancePolicy::default(),
             ports: Vec::new(),
+            routes: Vec::new(),
         }
     }
 

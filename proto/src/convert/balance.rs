@@ -1,7 +1,10 @@
 //! How requests are shared out. Written by users, so every violation is collected.
 
-use skein_common::service::{
-    Algorithm, BalanceLimits, BalanceMode, BalancePolicy, BalanceTimeouts, Ejection, HashBy,
+use skein_common::{
+    cidr::Cidr,
+    service::{
+        Algorithm, BalanceLimits, BalanceMode, BalancePolicy, BalanceTimeouts, Ejection, HashBy, Upstream,
+    },
 };
 
 use super::{duration_to_wire, service::Door};
@@ -36,7 +39,26 @@ pub(super) fn balance_policy(door: &mut Door<'_>, wire: v1::BalancePolicy) -> Ba
         },
         retries: wire.retries.unwrap_or(defaults.retries),
         timeouts,
+        upstream: match door.known(&field("upstream"), wire.upstream, v1::Upstream::try_from(wire.upstream)) {
+            Some(v1::Upstream::H2c) => Upstream::H2c,
+            Some(v1::Upstream::Http1 | v1::Upstream::Unspecified) | None => Upstream::Http1,
+        },
+        send_proxy: wire.send_proxy,
+        proxy_from: trusted(door, &wire.proxy_from),
     }
+}
+
+fn trusted(door: &mut Door<'_>, wire: &[String]) -> Vec<Cidr> {
+    let mut found = Vec::with_capacity(wire.len());
+    for (position, text) in wire.iter().enumerate() {
+        match text.parse() {
+            Ok(range) => found.push(range),
+            Err(error) => {
+                door.found.add(format!("spec.balance.proxy_from[{position}]"), format!("{text:?}: {error}"))
+            }
+        }
+    }
+    found
 }
 
 fn algorithm(door: &mut Door<'_>, number: i32, hash_by: Option<v1::HashBy>) -> Algorithm {
@@ -85,6 +107,13 @@ impl From<&BalancePolicy> for v1::BalancePolicy {
             request_timeout: Some(duration_to_wire(policy.timeouts.request)),
             idle_timeout: Some(duration_to_wire(policy.timeouts.idle)),
             drain_timeout: Some(duration_to_wire(policy.timeouts.drain)),
+            upstream: match policy.upstream {
+                Upstream::Http1 => v1::Upstream::Http1,
+                Upstream::H2c => v1::Upstream::H2c,
+            }
+            .into(),
+            send_proxy: policy.send_proxy,
+            proxy_from: policy.proxy_from.iter().map(Cidr::to_string).collect(),
         }
     }
 }

@@ -5,7 +5,7 @@ use skein_common::{
     endpoint::{BalancedPort, Endpoint, EndpointsUpdate, ServiceEndpoints},
 };
 
-use super::{InvalidMessage, balance::balance_policy, id, port, service::Door};
+use super::{InvalidMessage, balance::balance_policy, id, port, route::routes, service::Door};
 use crate::v1;
 
 impl From<&EndpointsUpdate> for v1::EndpointsUpdate {
@@ -41,6 +41,7 @@ impl From<&ServiceEndpoints> for v1::ServiceEndpoints {
             service_name: service.name.clone(),
             policy: Some((&service.policy).into()),
             ports: service.ports.iter().map(v1::BalancedPort::from).collect(),
+            routes: service.routes.iter().map(v1::Route::from).collect(),
         }
     }
 }
@@ -51,12 +52,15 @@ impl TryFrom<v1::ServiceEndpoints> for ServiceEndpoints {
     fn try_from(wire: v1::ServiceEndpoints) -> Result<Self, InvalidMessage> {
         let mut found = Violations::default();
         let policy = balance_policy(&mut Door { found: &mut found }, wire.policy.unwrap_or_default());
-        let policy = found.into_result(policy).map_err(|found| InvalidMessage::invalid("policy", found))?;
+        let routes = routes(&mut Door { found: &mut found }, "routes", wire.routes);
+        let (policy, routes) =
+            found.into_result((policy, routes)).map_err(|found| InvalidMessage::invalid("policy", found))?;
         Ok(Self {
             service: id("service_id", &wire.service_id)?,
             name: wire.service_name,
             policy,
             ports: wire.ports.into_iter().map(BalancedPort::try_from).collect::<Result<_, _>>()?,
+            routes,
         })
     }
 }

@@ -13,8 +13,8 @@ use skein_common::{
 };
 
 use super::{
-    balance::balance_policy, duration_from_wire, duration_to_wire, job::job_policy, probe::probes, schedule,
-    update::update_policy,
+    balance::balance_policy, duration_from_wire, duration_to_wire, job::job_policy, probe::probes,
+    route::routes, schedule, update::update_policy,
 };
 use crate::v1;
 
@@ -85,6 +85,7 @@ impl TryFrom<v1::ServiceSpec> for ServiceSpec {
             schedule: wire.schedule.map(|wire| schedule::schedule(&mut door, wire)),
             depends_on: schedule::dependencies(&mut door, wire.depends_on),
             balance: wire.balance.map(|wire| balance_policy(&mut door, *wire)).unwrap_or_default(),
+            routes: routes(&mut door, "spec.routes", wire.routes),
         };
         if let Some(schedule) = &spec.schedule {
             schedule.check_times(&mut found);
@@ -308,6 +309,7 @@ impl From<&ServiceSpec> for v1::ServiceSpec {
             schedule: spec.schedule.as_ref().map(v1::Schedule::from),
             depends_on: spec.depends_on.iter().map(v1::Dependency::from).collect(),
             balance: Some(Box::new((&spec.balance).into())),
+            routes: spec.routes.iter().map(v1::Route::from).collect(),
         }
     }
 }

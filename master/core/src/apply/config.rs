@@ -57,7 +57,7 @@ pub(super) fn delete(step: &mut Step<'_>, id: ConfigId) -> Answer {
 
 /// Who holds a spec that names it, for people: `service web`, `service web (generation 3)`.
 pub(crate) fn users(state: &ClusterState, id: ConfigId) -> BTreeSet<String> {
-    let holders = state.specs.iter().filter(|(_, spec)| names(spec, id));
+    let holders = state.specs.iter().filter(|(_, spec)| spec.names_config(id));
     let users = holders.map(|((service, generation), spec)| {
         let is_present = state.services.get(service).is_some_and(|one| one.generation == *generation);
         if is_present {
@@ -69,23 +69,29 @@ pub(crate) fn users(state: &ClusterState, id: ConfigId) -> BTreeSet<String> {
     users.collect()
 }
 
-fn names(spec: &ServiceSpec, id: ConfigId) -> bool {
-    spec.container.configs.iter().any(|mount| mount.id == Some(id))
-}
-
 /// The spec with the ids that its configs' names mean now.
 pub(super) fn resolve(state: &ClusterState, spec: &Arc<ServiceSpec>) -> Result<Arc<ServiceSpec>, Rejection> {
-    if spec.container.configs.is_empty() {
+    if spec.container.configs.is_empty() && spec.routes.iter().all(|route| route.tls.is_none()) {
         return Ok(spec.clone());
     }
     let (mut resolved, mut violations) = (ServiceSpec::clone(spec), Vec::new());
+    let mut meant = |name: &str, field: String| {
+        let id = state.config_by_name(name).map(|config| config.id);
+        if id.is_none() {
+            let description = format!("there is no config {name:?}: create it first");
+            violations.push(FieldViolation { field, description });
+        }
+        id
+    };
     for (position, mount) in resolved.container.configs.iter_mut().enumerate() {
-        mount.id = state.config_by_name(&mount.config).map(|config| config.id);
-        if mount.id.is_none() {
-            violations.push(FieldViolation {
-                field: format!("spec.container.configs[{position}].config"),
-                description: format!("there is no config {:?}: create it first", mount.config),
-            });
+        mount.id = meant(&mount.config, format!("spec.container.configs[{position}].config"));
+    }
+    for (position, route) in resolved.routes.iter_mut().enumerate() {
+        let Some(tls) = &mut route.tls else { continue };
+        let field = format!("spec.routes[{position}].tls");
+        tls.certificate.id = meant(&tls.certificate.config, format!("{field}.certificate"));
+        if let Some(key) = &mut tls.key {
+            key.id = meant(&key.config, format!("{field}.key"));
         }
     }
     if violations.is_empty() { Ok(Arc::new(resolved)) } else { Err(Rejection::Invalid { violations }) }

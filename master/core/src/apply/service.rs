@@ -8,10 +8,10 @@ use std::{collections::BTreeSet, sync::Arc};
 use skein_common::{
     FieldViolation, Revision, ServiceId,
     event::Severity,
-    service::{Generation, JobRun, Mode, Publish, ScheduleState, ServiceSpec},
+    service::{Generation, JobRun, Mode, Protocol, Publish, ScheduleState, ServiceSpec},
 };
 
-use super::{Answer, Step, check_etag, config, precondition, rollout, schedule};
+use super::{Answer, Step, check_etag, config, precondition, rollout, routes, schedule};
 use crate::{
     command::{ObjectKind, Outcome, Rejection},
     state::{ClusterState, Service},
@@ -211,8 +211,15 @@ pub(super) fn check_published(
     id: ServiceId,
     spec: &ServiceSpec,
 ) -> Result<(), Rejection> {
+    let named = |id: ServiceId| state.services.get(&id).map(|service| service.spec.name.clone());
     for (position, port) in spec.ports.iter().enumerate() {
         let Publish::Ingress { port: Some(number) } = port.publish else { continue };
+        let sharer = state.sharing(number).map(|(owner, _)| owner).find(|owner| *owner != id);
+        if let Some(name) = sharer.filter(|_| port.protocol == Protocol::Tcp).and_then(named) {
+            return Err(precondition(format!(
+                "spec.ports[{position}].published_port: {number}/tcp is shared by routes, of service {name} among others"
+            )));
+        }
         let owner = state.ingress_owner(port.protocol, number).filter(|owner| *owner != id);
         if let Some(owner) = owner.and_then(|owner| state.services.get(&owner)) {
             return Err(precondition(format!(
@@ -221,7 +228,7 @@ pub(super) fn check_published(
             )));
         }
     }
-    Ok(())
+    routes::check(state, id, spec)
 }
 
 fn wanted(spec: &ServiceSpec) -> String {

@@ -12,7 +12,7 @@ use skein_common::{
     event::Event,
     instance::{Desired, Instance, PortBinding},
     node::Node,
-    service::{Generation, Protocol, Publish, ServiceSpec},
+    service::{Generation, Protocol, Publish, Route, ServiceSpec},
 };
 
 use super::{ClusterState, Index, Occupancy, RecordedRequest, Service};
@@ -58,6 +58,9 @@ impl ClusterState {
         self.index.services_by_name.insert(service.spec.name.clone(), service.id);
         for port in ingress_ports(&service.spec) {
             self.index.ingress_ports.insert(port, service.id);
+        }
+        for (key, has_tls) in service.spec.routes.iter().flat_map(Route::takes) {
+            self.index.routes.insert(key, (service.id, has_tls));
         }
         for name in repelled(&service.spec) {
             self.index.repelling.entry(name.to_owned()).or_default().insert(service.id);
@@ -108,6 +111,11 @@ impl ClusterState {
         for port in ingress_ports(&service.spec) {
             if self.index.ingress_ports.get(&port) == Some(&service.id) {
                 self.index.ingress_ports.remove(&port);
+            }
+        }
+        for (key, _) in service.spec.routes.iter().flat_map(Route::takes) {
+            if self.index.routes.get(&key).is_some_and(|(owner, _)| *owner == service.id) {
+                self.index.routes.remove(&key);
             }
         }
     }

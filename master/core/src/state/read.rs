@@ -11,7 +11,7 @@ use skein_common::{
     instance::{Instance, Slot},
     node::Node,
     placement::Affinity,
-    service::{Generation, JobPhase, Protocol, ServiceSpec},
+    service::{Generation, JobPhase, Protocol, RouteKey, ServiceSpec},
 };
 
 use super::{ClusterState, Occupancy, RecordedRequest, Service, Settings};
@@ -59,6 +59,18 @@ impl ClusterState {
     #[must_use]
     pub fn ingress_owner(&self, protocol: Protocol, port: u16) -> Option<ServiceId> {
         self.index.ingress_ports.get(&(protocol, port)).copied()
+    }
+
+    /// The service that has this share of a port.
+    #[must_use]
+    pub fn route_owner(&self, key: &RouteKey) -> Option<ServiceId> {
+        self.index.routes.get(key).map(|(owner, _)| *owner)
+    }
+
+    /// Services that share this port, and whether with TLS; one may be named more than once.
+    pub fn sharing(&self, listen: u16) -> impl Iterator<Item = (ServiceId, bool)> + use<'_> {
+        let first = RouteKey { listen, host: String::new(), path: String::new() };
+        self.index.routes.range(first..).take_while(move |(key, _)| key.listen == listen).map(|(_, of)| *of)
     }
 
     /// Runs that the schedule of this service made, in the order of ids; those being deleted included.
