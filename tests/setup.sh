@@ -43,6 +43,7 @@ missing_packages() {
     if ! have dockerd && ! docker_answers; then echo docker.io; fi
     if ! have curl; then echo curl; fi
     if ! have jq; then echo jq; fi
+    if ! have ip && ! docker_answers; then echo iproute2; fi
     if ! have cc; then echo gcc libc6-dev; fi
 }
 
@@ -151,11 +152,21 @@ try_daemon() {
     setsid --fork bash -c 'echo "$$" >"$1.pid"; shift; exec dockerd "$@"' _ "$log_file" $flags >>"$log_file" 2>&1 </dev/null 9>&-
     until [ -s "$log_file.pid" ]; do sleep 0.02; done
     pid="$(cat "$log_file.pid")"
-    wait_for_daemon "$pid" && return 0
+    wait_for_daemon "$pid" && fix_bridge_address && return 0
     # Its containerd goes with it; the next try needs the socket and the state folder.
     kill "$pid" 2>/dev/null || true
     for _ in $(seq 100); do [ -d "/proc/$pid" ] || return 1; sleep 0.1; done
     die "dockerd (pid $pid) neither answers nor ends: see $log_file"
+}
+
+# Docker 20.10 on a new kernel leaves docker0 with the lowest address of its ports: whenever that
+# port goes, containers that talk to the host fall silent until their ARP entry has run out.
+fix_bridge_address() {
+    local bridge=/sys/class/net/docker0
+    # 3 = set by somebody, so it stays (Documentation/ABI/testing/sysfs-class-net).
+    if [ ! -e "$bridge" ] || [ "$(cat "$bridge/addr_assign_type")" = 3 ]; then return 0; fi
+    say "giving docker0 an address that stays"
+    ip link set dev docker0 address 02:42:ac:11:00:01
 }
 
 # A daemon that was killed leaves a pid file; when the number is in use again, a new daemon

@@ -5,6 +5,7 @@
 //! Deliberately not here: retries, back-off, order of steps (`agent/core`, `executor`).
 
 mod body;
+mod bridge;
 mod call_error;
 mod cgroup;
 mod command;

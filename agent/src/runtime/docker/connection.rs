@@ -19,7 +19,7 @@ use tokio::{
     time,
 };
 
-use super::call_error::CallError;
+use super::{bridge, call_error::CallError};
 
 /// bollard's own limit, out of the way: ours cover the body too.
 const BOLLARD_TIMEOUT_SECONDS: u64 = 7 * 24 * 3600;
@@ -125,6 +125,9 @@ impl Connection {
         let docker = self.dial()?.negotiate_version().await?;
         let version = docker.client_version().to_string();
         let docker = docker.with_request_modifier(move |request| versioned(request, &version));
+        if matches!(self.host, Host::Unix(_)) {
+            bridge::check();
+        }
         *self.lock() = Some(docker.clone());
         Ok(docker)
     }
