@@ -9,11 +9,15 @@ mod body;
 mod front;
 mod headers;
 mod http;
+mod meter;
 mod tcp;
 mod thread;
 mod upstream;
 
-pub use self::balancer::{Applied, Balancer, BalancerHandle, ProxyConfig};
+pub use self::{
+    balancer::{Applied, Balancer, BalancerHandle, ProxyConfig},
+    meter::{LoadMeter, MeasuredInstance, MeasuredPort},
+};
 
 #[cfg(test)]
 mod tests;

@@ -229,7 +229,8 @@ fn jittered(interval: Duration) -> Duration {
     interval.mul_f64(rand::rng().random_range(1.0 - JITTER..=1.0 + JITTER))
 }
 
-fn now() -> Timestamp {
+/// By the machine's clock: samples of many machines are compared.
+pub(crate) fn now() -> Timestamp {
     Timestamp::default() + SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 

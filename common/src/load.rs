@@ -137,6 +137,29 @@ impl Counts {
     pub fn is_zero(&self) -> bool {
         *self == Self::default()
     }
+
+    /// What was counted after `earlier`, which these counts include.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        let (ends, before) = (&self.endings, &earlier.endings);
+        Self {
+            tries: self.tries.saturating_sub(earlier.tries),
+            retries: self.retries.saturating_sub(earlier.retries),
+            endings: Endings {
+                ok: ends.ok.saturating_sub(before.ok),
+                client_errors: ends.client_errors.saturating_sub(before.client_errors),
+                server_errors: ends.server_errors.saturating_sub(before.server_errors),
+                unreachable: ends.unreachable.saturating_sub(before.unreachable),
+                late: ends.late.saturating_sub(before.late),
+                broken: ends.broken.saturating_sub(before.broken),
+                abandoned: ends.abandoned.saturating_sub(before.abandoned),
+            },
+            bytes_in: self.bytes_in.saturating_sub(earlier.bytes_in),
+            bytes_out: self.bytes_out.saturating_sub(earlier.bytes_out),
+            ejections: self.ejections.saturating_sub(earlier.ejections),
+            latencies: self.latencies.since(&earlier.latencies),
+        }
+    }
 }
 
 impl Endings {

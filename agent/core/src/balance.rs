@@ -9,6 +9,7 @@ mod budget;
 mod choose;
 mod dice;
 mod load;
+mod meter;
 mod set;
 
 pub use self::{
@@ -16,6 +17,7 @@ pub use self::{
     choose::{Asked, NoEndpoint},
     dice::{Dice, key},
     load::{Load, Outcome},
+    meter::Ending,
     set::{Endpoint, EndpointSet, Lease, Member},
 };
 

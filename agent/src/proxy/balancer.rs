@@ -18,7 +18,7 @@ use skein_agent_core::{
     balance::{self, Load},
 };
 use skein_common::{
-    InstanceId, ServiceId,
+    InstanceId,
     endpoint::{BalancedPort, Endpoint, EndpointsUpdate, ServiceEndpoints},
     service::Protocol,
 };
@@ -29,7 +29,11 @@ use tokio::{
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::{front::Front, thread::Threads};
+use super::{
+    front::Front,
+    meter::{Key, LoadMeter},
+    thread::Threads,
+};
 
 /// One session tells one thing at a time.
 const REQUESTS: usize = 4;
@@ -50,8 +54,10 @@ pub struct ProxyConfig {
 
 #[derive(Debug)]
 enum Request {
-    /// A session begins.
-    Begin,
+    /// A session begins. Answered when nothing that was told before is said to hold any more.
+    Begin {
+        reply: oneshot::Sender<()>,
+    },
     Apply {
         update: EndpointsUpdate,
         reply: oneshot::Sender<Verdict>,
@@ -63,6 +69,7 @@ enum Request {
 pub struct BalancerHandle {
     requests: mpsc::Sender<Request>,
     applied: watch::Receiver<Applied>,
+    meter: Arc<LoadMeter>,
 }
 
 /// What new requests go by, and which endpoints of earlier ones still have some.
@@ -76,8 +83,18 @@ pub struct Applied {
 impl BalancerHandle {
     /// A leader welcomed this node: it will tell everything first. What the balancer goes by from then on, live.
     pub async fn begin_session(&self) -> watch::Receiver<Applied> {
-        let _ = self.requests.send(Request::Begin).await;
+        let (reply, answer) = oneshot::channel();
+        if self.requests.send(Request::Begin { reply }).await.is_ok() {
+            // Not earlier: this leader would take what another one told for what it tells itself.
+            let _ = answer.await;
+        }
         self.applied.clone()
+    }
+
+    /// What the balancer measures.
+    #[must_use]
+    pub const fn meter(&self) -> &Arc<LoadMeter> {
+        &self.meter
     }
 
     /// What the leader of this session tells. Answers when new requests go by it; `None` when the agent ends.
@@ -88,9 +105,6 @@ impl BalancerHandle {
     }
 }
 
-/// A port of the container may be published more than once.
-type Key = (ServiceId, u16, Option<u16>);
-
 /// The control side; [`Balancer::run`] is to be spawned.
 pub struct Balancer {
     config: ProxyConfig,
@@ -98,6 +112,7 @@ pub struct Balancer {
     table: EndpointTable,
     threads: Option<Threads>,
     served: BTreeMap<Key, Served>,
+    meter: Arc<LoadMeter>,
     names: BTreeMap<String, IpAddr>,
     /// Endpoints no more, and their requests that are under way.
     leaving: Vec<(InstanceId, Arc<Load>)>,
@@ -122,19 +137,21 @@ impl Balancer {
     pub fn new(config: ProxyConfig, stop: CancellationToken) -> (Self, BalancerHandle) {
         let (sender, requests) = mpsc::channel(REQUESTS);
         let (applied, seen) = watch::channel(Applied::default());
+        let meter = Arc::new(LoadMeter::new());
         let balancer = Self {
             config,
             requests,
             table: EndpointTable::default(),
             threads: None,
             served: BTreeMap::new(),
+            meter: Arc::clone(&meter),
             names: BTreeMap::new(),
             leaving: Vec::new(),
             applied,
             retry_at: None,
             stop,
         };
-        (balancer, BalancerHandle { requests: sender, applied: seen })
+        (balancer, BalancerHandle { requests: sender, applied: seen, meter })
     }
 
     /// Until the token it was made with ends.
@@ -145,9 +162,10 @@ impl Balancer {
             tokio::select! {
                 () = stop.cancelled() => return,
                 request = self.requests.recv() => match request {
-                    Some(Request::Begin) => {
+                    Some(Request::Begin { reply }) => {
                         self.table.begin_session();
                         self.publish();
+                        let _ = reply.send(());
                     }
                     Some(Request::Apply { update, reply }) => {
                         let verdict = self.table.apply(update);
@@ -186,6 +204,8 @@ impl Balancer {
                 self.serve_port(service, port, endpoints).await;
             }
         }
+        let fronts = self.served.iter().map(|(key, served)| (*key, Arc::clone(&served.front)));
+        self.meter.serve(fronts.collect());
     }
 
     /// Says what holds now, when that is something else.

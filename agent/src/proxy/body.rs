@@ -6,11 +6,13 @@ use std::{
     convert::Infallible,
     pin::Pin,
     rc::Rc,
+    sync::Arc,
     task::{Context, Poll},
 };
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
+use skein_agent_core::balance::Load;
 
 use super::{
     front::Held,
@@ -19,8 +21,27 @@ use super::{
 
 /// Of a request: what the client sends, or nothing when it is tried again.
 pub(crate) enum RequestBody {
-    Streamed(Incoming),
+    Streamed {
+        body: Incoming,
+        /// Who is sent it.
+        load: Option<Arc<Load>>,
+    },
     Empty,
+}
+
+impl RequestBody {
+    pub(crate) const fn streamed(body: Incoming) -> Self {
+        Self::Streamed { body, load: None }
+    }
+
+    /// What is sent from now on is sent to this endpoint.
+    pub(crate) fn count_for(&mut self, endpoint: &Arc<Load>) {
+        if let Self::Streamed { body, load } = self
+            && !body.is_end_stream()
+        {
+            *load = Some(Arc::clone(endpoint));
+        }
+    }
 }
 
 impl Body for RequestBody {
@@ -32,23 +53,37 @@ impl Body for RequestBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         match self.get_mut() {
-            Self::Streamed(body) => Pin::new(body).poll_frame(context),
+            Self::Streamed { body, load } => {
+                let frame = Pin::new(body).poll_frame(context);
+                if let (Some(load), Some(bytes)) = (load, data(&frame)) {
+                    load.received(bytes);
+                }
+                frame
+            }
             Self::Empty => Poll::Ready(None),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Streamed(body) => body.is_end_stream(),
+            Self::Streamed { body, .. } => body.is_end_stream(),
             Self::Empty => true,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Streamed(body) => body.size_hint(),
+            Self::Streamed { body, .. } => body.size_hint(),
             Self::Empty => SizeHint::with_exact(0),
         }
+    }
+}
+
+/// How much of a body it is.
+fn data(frame: &Poll<Option<Result<Frame<Bytes>, hyper::Error>>>) -> Option<usize> {
+    match frame {
+        Poll::Ready(Some(Ok(frame))) => frame.data_ref().map(Bytes::len),
+        _ => None,
     }
 }
 
@@ -114,6 +149,9 @@ impl Body for ResponseBody {
             Self::Line(line) => Poll::Ready(line.take().map(|line| Ok(Frame::data(line)))),
             Self::Streamed(streamed) => {
                 let frame = Pin::new(&mut streamed.body).poll_frame(context);
+                if let (Some(rest), Some(bytes)) = (&streamed.rest, data(&frame)) {
+                    rest.held.load().sent(bytes);
+                }
                 match &frame {
                     Poll::Ready(Some(Ok(_))) => streamed.end_if_passed(),
                     Poll::Ready(None) => {

@@ -6,8 +6,8 @@
 use std::{
     cell::RefCell,
     sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering::Relaxed},
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
@@ -15,15 +15,24 @@ use std::{
 use arc_swap::ArcSwap;
 use rand::RngExt;
 use skein_agent_core::balance::{
-    Asked, Dice, Endpoint, EndpointSet, Lease, Load, Member, NoEndpoint, Outcome, RetryBudget,
+    Asked, Dice, Ending, Endpoint, EndpointSet, Lease, Load, NoEndpoint, RetryBudget,
 };
-use skein_common::{InstanceId, service::BalancePolicy};
+use skein_common::{
+    InstanceId,
+    load::{FrontLoad, InstanceLoad},
+    service::BalancePolicy,
+};
 use tokio::{sync::Notify, time};
+
+use super::meter::MeasuredInstance;
 
 thread_local! {
     /// Each thread of the proxy throws its own.
     static DICE: RefCell<Dice> = RefCell::new(Dice::seeded(rand::rng().random()));
 }
+
+/// Endpoints that left and were not reported; without masters nobody asks.
+const DEPARTED_MAX: usize = 1024;
 
 /// What the masters say of it.
 #[derive(Debug)]
@@ -38,6 +47,13 @@ pub(crate) struct Front {
     state: ArcSwap<FrontState>,
     budget: RetryBudget,
     waiting: AtomicU32,
+    refused: AtomicU64,
+    connections: AtomicU64,
+    connected: AtomicU32,
+    /// Endpoints no more, whose last requests no report has told yet.
+    departed: Mutex<Vec<(InstanceId, Arc<Load>)>>,
+    /// What reports have told.
+    told: Mutex<FrontLoad>,
     /// An endpoint has got room, or there is another set.
     freed: Notify,
     began: Instant,
@@ -66,6 +82,11 @@ impl Front {
             state: ArcSwap::from_pointee(FrontState { policy, set: EndpointSet::default() }),
             budget: RetryBudget::default(),
             waiting: AtomicU32::new(0),
+            refused: AtomicU64::new(0),
+            connections: AtomicU64::new(0),
+            connected: AtomicU32::new(0),
+            departed: Mutex::default(),
+            told: Mutex::default(),
             freed: Notify::new(),
             began: Instant::now(),
         }
@@ -84,17 +105,93 @@ impl Front {
         }
         let set = before.set.succeed(endpoints, policy.slow_start, self.now());
         self.state.store(Arc::new(FrontState { policy: policy.clone(), set }));
-        self.freed.notify_waiters();
+        // In this order: who finds an endpoint closed finds the new set.
+        let state = self.state.load();
         let stays =
-            |member: &Member| endpoints.iter().any(|endpoint| endpoint.instance == member.endpoint.instance);
-        let left = before.set.members().iter().filter(|member| !stays(member));
-        left.map(|member| (member.endpoint.instance, Arc::clone(&member.load))).collect()
+            |load: &Arc<Load>| state.set.members().iter().any(|member| Arc::ptr_eq(&member.load, load));
+        let left: Vec<(InstanceId, Arc<Load>)> = before
+            .set
+            .members()
+            .iter()
+            .filter(|member| !stays(&member.load))
+            .map(|member| (member.endpoint.instance, Arc::clone(&member.load)))
+            .collect();
+        left.iter().for_each(|(_, load)| load.close());
+        self.freed.notify_waiters();
+        self.remember(&left);
+        left
     }
 
     /// From now on none.
     pub(crate) fn leave(&self) -> Vec<(InstanceId, Arc<Load>)> {
         let policy = self.state.load().policy.clone();
         self.update(&policy, &[])
+    }
+
+    fn remember(&self, left: &[(InstanceId, Arc<Load>)]) {
+        let mut departed = lock(&self.departed);
+        departed.extend(left.iter().cloned());
+        let surplus = departed.len().saturating_sub(DEPARTED_MAX);
+        departed.drain(..surplus);
+    }
+
+    /// A client has connected; until what is returned goes.
+    pub(crate) fn connected(self: &Arc<Self>) -> Connected {
+        self.connections.fetch_add(1, Relaxed);
+        self.connected.fetch_add(1, Relaxed);
+        Connected(Arc::clone(self))
+    }
+
+    /// What belongs to no endpoint, since the port is served.
+    pub(crate) fn load(&self) -> FrontLoad {
+        FrontLoad {
+            waiting: self.waiting.load(Relaxed),
+            refused: self.refused.load(Relaxed),
+            connections: self.connections.load(Relaxed),
+            connected: self.connected.load(Relaxed),
+        }
+    }
+
+    /// What happened since this was asked last.
+    pub(crate) fn news(&self) -> (FrontLoad, Vec<InstanceLoad>) {
+        let load = self.load();
+        let told = std::mem::replace(&mut *lock(&self.told), load);
+        let front = FrontLoad {
+            refused: load.refused.saturating_sub(told.refused),
+            connections: load.connections.saturating_sub(told.connections),
+            ..load
+        };
+        let now = self.now();
+        let news = |instance, load: &Load| {
+            // Before its counts: what ends meanwhile is told as ended.
+            let (in_flight, out) = (load.in_flight(), load.out(now));
+            InstanceLoad { instance, in_flight, out, counts: load.news() }
+        };
+        let state = self.state.load();
+        let mut instances: Vec<InstanceLoad> =
+            state.set.members().iter().map(|member| news(member.endpoint.instance, &member.load)).collect();
+        lock(&self.departed).retain(|(instance, load)| {
+            let news = news(*instance, load);
+            let stays = news.in_flight > 0;
+            instances.push(news);
+            stays
+        });
+        instances.retain(|load| !load.is_zero());
+        instances.sort_by_key(|load| load.instance);
+        (front, instances)
+    }
+
+    /// Its endpoints, each since it is one.
+    pub(crate) fn measured(&self) -> Vec<MeasuredInstance> {
+        let (state, now) = (self.state.load(), self.now());
+        let measured = state.set.members().iter().map(|member| MeasuredInstance {
+            instance: member.endpoint.instance,
+            in_flight: member.load.in_flight(),
+            out: member.load.out(now),
+            counts: member.load.counts(),
+            latency_sum: member.load.latency_sum(),
+        });
+        measured.collect()
     }
 
     pub(crate) fn state(&self) -> Arc<FrontState> {
@@ -110,17 +207,46 @@ impl Front {
         key: Option<u64>,
         tried: &[InstanceId],
     ) -> Result<Held, NoEndpoint> {
-        let state = self.state.load_full();
-        match self.try_lease(state, key, tried) {
+        match self.try_lease(key, tried) {
             Err(NoEndpoint::Busy) if !tried.is_empty() => Err(NoEndpoint::Busy),
             Err(why) => self.wait(key, tried, why).await,
             Ok(held) => Ok(held),
         }
     }
 
-    fn try_lease(
+    pub(crate) fn try_lease(
         self: &Arc<Self>,
-        state: Arc<FrontState>,
+        key: Option<u64>,
+        tried: &[InstanceId],
+    ) -> Result<Held, NoEndpoint> {
+        self.try_lease_from(self.state.load_full(), key, tried)
+    }
+
+    /// From this state or, when an endpoint it chooses has left since, from the newest.
+    pub(crate) fn try_lease_from(
+        self: &Arc<Self>,
+        mut state: Arc<FrontState>,
+        key: Option<u64>,
+        tried: &[InstanceId],
+    ) -> Result<Held, NoEndpoint> {
+        loop {
+            match self.lease_of(&state, key, tried) {
+                Err(NoEndpoint::Superseded) => {
+                    let newer = self.state.load_full();
+                    if Arc::ptr_eq(&state, &newer) {
+                        return Err(NoEndpoint::Superseded);
+                    }
+                    state = newer;
+                }
+                leased => return leased,
+            }
+        }
+    }
+
+    /// From this state, which may be an old one by now.
+    fn lease_of(
+        self: &Arc<Self>,
+        state: &Arc<FrontState>,
         key: Option<u64>,
         tried: &[InstanceId],
     ) -> Result<Held, NoEndpoint> {
@@ -129,6 +255,7 @@ impl Front {
         if tried.is_empty() {
             self.budget.earn();
         }
+        let state = Arc::clone(state);
         Ok(Held { lease, state, taken: Instant::now(), is_noted: false, front: Freeing(Arc::clone(self)) })
     }
 
@@ -142,17 +269,23 @@ impl Front {
             let state = self.state.load();
             (state.policy.limits, state.policy.timeouts.connect)
         };
-        let _place = Place::take(&self.waiting, limits.pending).ok_or(why)?;
+        let Some(_place) = Place::take(&self.waiting, limits.pending) else {
+            self.refused.fetch_add(1, Relaxed);
+            return Err(why);
+        };
         let coming = async {
             loop {
                 let freed = self.freed.notified();
-                if let Ok(held) = self.try_lease(self.state.load_full(), key, tried) {
+                if let Ok(held) = self.try_lease(key, tried) {
                     return held;
                 }
                 freed.await;
             }
         };
-        time::timeout(patience, coming).await.map_err(|_| why)
+        time::timeout(patience, coming).await.map_err(|_| {
+            self.refused.fetch_add(1, Relaxed);
+            why
+        })
     }
 
     /// Whether one more try of a request may be made. What no instance has seen was no load, and costs nothing.
@@ -168,6 +301,11 @@ impl Front {
 }
 
 impl Held {
+    /// The endpoint's counters.
+    pub(crate) const fn load(&self) -> &Arc<Load> {
+        self.lease.load()
+    }
+
     pub(crate) const fn endpoint(&self) -> &Endpoint {
         &self.lease.endpoint
     }
@@ -177,12 +315,12 @@ impl Held {
     }
 
     /// The endpoint has answered, or has not; a stream may go on after it.
-    pub(crate) fn note(&mut self, outcome: Outcome) {
+    pub(crate) fn note(&mut self, ending: Ending) {
         if std::mem::replace(&mut self.is_noted, true) {
             return;
         }
         let (took, now, rule) = (self.taken.elapsed(), self.front.0.now(), self.state.policy.ejection);
-        if self.state.set.note(&self.lease, outcome, took, now, rule) {
+        if self.state.set.note(&self.lease, ending, took, now, rule) {
             let Endpoint { instance, address, .. } = self.lease.endpoint;
             tracing::warn!(service = self.front.0.name, %instance, %address, "an instance keeps failing; it gets no requests for a while");
         }
@@ -191,7 +329,7 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.note(Outcome::Unknown);
+        self.note(Ending::Abandoned);
     }
 }
 
@@ -201,6 +339,20 @@ impl Drop for Freeing {
             self.0.freed.notify_one();
         }
     }
+}
+
+/// A client's connection, counted.
+#[derive(Debug)]
+pub(crate) struct Connected(Arc<Front>);
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        self.0.connected.fetch_sub(1, Relaxed);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// One of a bounded number of places to wait in.

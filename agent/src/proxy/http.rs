@@ -16,7 +16,7 @@ use hyper::{
     upgrade::{self, OnUpgrade},
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use skein_agent_core::balance::{NoEndpoint, Outcome, key};
+use skein_agent_core::balance::{Ending, NoEndpoint, key};
 use skein_common::{
     InstanceId,
     service::{Algorithm, HashBy},
@@ -83,6 +83,14 @@ impl ForwardError {
         matches!(self, Self::Late(_) | Self::Broken(_))
     }
 
+    const fn ending(&self) -> Ending {
+        match self {
+            Self::NoEndpoint(_) | Self::Connect(_) => Ending::Unreachable,
+            Self::Late(_) => Ending::Late,
+            Self::Broken(_) => Ending::Broken,
+        }
+    }
+
     const fn status(&self) -> StatusCode {
         match self {
             Self::NoEndpoint(_) => StatusCode::SERVICE_UNAVAILABLE,
@@ -104,7 +112,7 @@ impl Exchange {
         let is_head = request.method() == Method::HEAD;
         let upgrading = headers::is_upgrade(request.headers()).then(|| upgrade::on(&mut request));
         headers::forward(&mut request, &self.client);
-        match self.forward(request.map(RequestBody::Streamed), key).await {
+        match self.forward(request.map(RequestBody::streamed), key).await {
             Ok((held, sender, response)) => Ok(self.pass(held, sender, response, upgrading)),
             Err(error) => Ok(refusal(&self.front.name, &error, is_head)),
         }
@@ -125,15 +133,11 @@ impl Exchange {
             };
             match self.send(&held, request).await {
                 Ok((sender, response)) => {
-                    held.note(if is_failure(response.status()) {
-                        Outcome::Failure
-                    } else {
-                        Outcome::Success
-                    });
+                    held.note(Ending::Answered(response.status().as_u16()));
                     return Ok((held, sender, response));
                 }
                 Err(Failed { error, request: again }) => {
-                    held.note(Outcome::Failure);
+                    held.note(error.ending());
                     tried.push(held.endpoint().instance);
                     request = match again {
                         Some(again) if self.front.may_retry(tried.len(), error.was_sent()) => again,
@@ -154,6 +158,7 @@ impl Exchange {
         let spare = spare(&request);
         let limit = timeouts.request;
         let mut request = request;
+        request.body_mut().count_for(held.load());
         // The endpoint may have closed a connection that waited: that is nobody's failure.
         while let Some(mut sender) = self.upstreams.take(address) {
             match within(limit, sender.try_send_request(request)).await {
@@ -224,11 +229,6 @@ impl Exchange {
 
 async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> Option<T> {
     time::timeout(limit, work).await.ok()
-}
-
-/// 502, 503 and 504 say that the instance cannot serve; other errors are answers.
-fn is_failure(status: StatusCode) -> bool {
-    matches!(status.as_u16(), 502..=504)
 }
 
 /// A copy to send again, if that can do no harm: idempotent and without a body (RFC 9110, 9.2.2).

@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use skein_agent_core::balance::{Outcome, key};
+use skein_agent_core::balance::{Ending, Load, key};
 use skein_common::service::Algorithm;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional_with_sizes},
@@ -30,10 +30,11 @@ const BUFFER_BYTES: usize = 8 << 10;
 /// Serves one client's connection until either side ends it.
 pub(crate) async fn serve(mut client: TcpStream, peer: SocketAddr, front: Arc<Front>) {
     let Some((mut held, endpoint)) = reach(peer, &front).await else { return };
-    held.note(Outcome::Success);
+    held.note(Ending::Connected);
     let idle = held.policy().timeouts.idle;
     let moved = Rc::new(Cell::new(0));
-    let mut endpoint = Watched { stream: endpoint, moved: Rc::clone(&moved) };
+    let load = Arc::clone(held.load());
+    let mut endpoint = Watched { stream: endpoint, moved: Rc::clone(&moved), load };
     tokio::select! {
         _ = copy_bidirectional_with_sizes(&mut client, &mut endpoint, BUFFER_BYTES, BUFFER_BYTES) => {}
         () = stillness(&moved, idle) => {
@@ -63,7 +64,7 @@ async fn reach(peer: SocketAddr, front: &Arc<Front>) -> Option<(Held, TcpStream)
             let _ = stream.set_nodelay(true);
             return Some((held, stream));
         }
-        held.note(Outcome::Failure);
+        held.note(Ending::Unreachable);
         tried.push(held.endpoint().instance);
         if !front.may_retry(tried.len(), false) {
             return None;
@@ -86,6 +87,7 @@ async fn stillness(moved: &Cell<u64>, idle: Duration) {
 struct Watched {
     stream: TcpStream,
     moved: Rc<Cell<u64>>,
+    load: Arc<Load>,
 }
 
 impl Watched {
@@ -102,7 +104,9 @@ impl AsyncRead for Watched {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(context, buffer);
-        self.count(buffer.filled().len() - before);
+        let bytes = buffer.filled().len() - before;
+        self.count(bytes);
+        self.load.sent(bytes);
         read
     }
 }
@@ -116,6 +120,7 @@ impl AsyncWrite for Watched {
         let written = Pin::new(&mut self.stream).poll_write(context, bytes);
         if let Poll::Ready(Ok(count)) = written {
             self.count(count);
+            self.load.received(count);
         }
         written
     }

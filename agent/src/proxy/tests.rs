@@ -1,6 +1,8 @@
 //! Real sockets through the balancer: endpoints that come, go, refuse, hang and break.
 
 mod endpoint;
+mod front;
+mod measured;
 
 use std::{
     collections::BTreeMap,

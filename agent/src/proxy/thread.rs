@@ -157,10 +157,10 @@ async fn accept(order: Order, upstreams: Rc<Upstreams>, permits: Arc<Semaphore>)
             }
         };
         is_failing = false;
-        let (front, upstreams) = (Arc::clone(&front), Rc::clone(&upstreams));
+        let (front, upstreams, connected) = (Arc::clone(&front), Rc::clone(&upstreams), front.connected());
         task::spawn_local(async move {
             serve(stream, peer, front, upstreams).await;
-            drop(permit);
+            drop((connected, permit));
         });
     }
 }

@@ -273,15 +273,17 @@ impl<R: ContainerRuntime> Stream<'_, R> {
 
     /// Whatever was measured last; nobody waits for a measurement.
     fn heartbeat(&mut self) -> v1::Heartbeat {
+        let balancer = self.parts.balancer.as_ref();
+        let load = balancer.map(|balancer| (&balancer.meter().report(crate::usage::now())).into());
         let usage = &mut self.parts.usage;
         if !usage.has_changed().unwrap_or(false) {
-            return v1::Heartbeat::default();
+            return v1::Heartbeat { load, ..v1::Heartbeat::default() };
         }
         let usage = usage.borrow_and_update();
         v1::Heartbeat {
             host: (usage.host.at.unix_ms() > 0).then(|| (&usage.host).into()),
             instances: usage.instances.iter().map(v1::InstanceUsage::from).collect(),
-            load: None,
+            load,
         }
     }
 

@@ -69,6 +69,14 @@ impl Latencies {
         }
     }
 
+    /// What was counted after `earlier`, which these counts include.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        let before = |bucket| earlier.0.get(bucket).copied().unwrap_or_default();
+        let news = self.0.iter().map(|(bucket, count)| (*bucket, count.saturating_sub(before(bucket))));
+        Self(news.filter(|(_, count)| *count > 0).collect())
+    }
+
     #[must_use]
     pub fn count(&self) -> u64 {
         self.0.values().fold(0, |sum, count| sum.saturating_add(*count))
@@ -77,12 +85,11 @@ impl Latencies {
     /// The latency that this part of all (0 to 1) does not exceed; `None` when nothing was counted.
     #[must_use]
     pub fn quantile(&self, part: f64) -> Option<Duration> {
-        let count = self.count();
-        let rank = ((part.clamp(0.0, 1.0) * count as f64).ceil() as u64).clamp(1, count.max(1));
+        let rank = (part.clamp(0.0, 1.0) * self.count() as f64).max(1.0);
         let mut seen = 0u64;
         let bucket = self.counts().find(|(_, count)| {
             seen = seen.saturating_add(*count);
-            seen >= rank
+            seen as f64 >= rank
         });
         // The middle: half a bucket off at most.
         bucket.map(|(bucket, _)| (bucket_start(bucket) + bucket_start(bucket + 1)) / 2)
@@ -127,8 +134,9 @@ mod tests {
             one.merge(&other);
             prop_assert_eq!(one.count(), micros.len() as u64);
             micros.sort_unstable();
-            let rank = ((part * micros.len() as f64).ceil() as usize).clamp(1, micros.len());
-            let exact = micros[rank - 1] as f64;
+            let rank = (part * micros.len() as f64).max(1.0);
+            let exact = (1..).zip(&micros).find(|(seen, _)| f64::from(*seen) >= rank).map(|(_, micros)| *micros as f64);
+            let exact = exact.unwrap();
             let told = one.quantile(part).unwrap().as_secs_f64() * 1e6;
             prop_assert!((told - exact).abs() <= exact / 16.0 + 0.5, "{told} for {exact}");
             let again = Latencies::from_counts(one.counts());

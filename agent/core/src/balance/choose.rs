@@ -9,11 +9,14 @@ use skein_common::{InstanceId, service::Algorithm};
 
 use super::{
     dice::{Dice, mix},
+    load::NotTaken,
     set::{EndpointSet, Lease, Member},
 };
 
 /// Blind draws before all members are looked at.
 const DRAWS: usize = 4;
+/// Choices that may be lost to other threads.
+const RACES: usize = 8;
 /// Of how many the adaptive algorithm chooses (Prequal probes 2 to 5).
 const CANDIDATES: usize = 3;
 /// Percent of endpoints that are not hot (Prequal's Q_RIF lies between 0.6 and 0.9).
@@ -43,19 +46,36 @@ pub enum NoEndpoint {
     None,
     #[error("every instance has as many requests as it may have")]
     Busy,
+    /// The endpoint that was chosen is none any more: there is another set.
+    #[error("the instances have just changed")]
+    Superseded,
 }
 
 impl EndpointSet {
     /// An endpoint for this request.
     ///
     /// # Errors
-    /// [`NoEndpoint`] when none is open.
+    /// [`NoEndpoint`] when none is open, or when this set is not the newest.
     pub fn choose(
         &self,
         algorithm: &Algorithm,
         asked: &Asked<'_>,
         dice: &mut Dice,
     ) -> Result<Lease, NoEndpoint> {
+        // Others may take the last room of the one that is chosen; then there is none soon.
+        for _ in 0..RACES {
+            let Some(index) = self.pick(algorithm, asked, dice) else { break };
+            match self.lease(index, asked.limit, !asked.tried.is_empty()) {
+                Ok(lease) => return Ok(lease),
+                Err(NotTaken::Full) => {}
+                Err(NotTaken::Closed) => return Err(NoEndpoint::Superseded),
+            }
+        }
+        let is_served = self.members.iter().any(|member| member.endpoint.weight > 0);
+        Err(if is_served { NoEndpoint::Busy } else { NoEndpoint::None })
+    }
+
+    fn pick(&self, algorithm: &Algorithm, asked: &Asked<'_>, dice: &mut Dice) -> Option<usize> {
         let chosen = match algorithm {
             Algorithm::RoundRobin => self.next_in_turn(asked),
             Algorithm::Random => self.draw(asked, dice),
@@ -66,10 +86,7 @@ impl EndpointSet {
                 None => self.draw(asked, dice),
             },
         };
-        chosen.or_else(|| self.last_resort(asked, dice)).map(|index| self.lease(index)).ok_or_else(|| {
-            let is_served = self.members.iter().any(|member| member.endpoint.weight > 0);
-            if is_served { NoEndpoint::Busy } else { NoEndpoint::None }
-        })
+        chosen.or_else(|| self.last_resort(asked, dice))
     }
 
     fn is_open(&self, member: &Member, asked: &Asked<'_>) -> bool {

@@ -13,7 +13,8 @@ use skein_common::{InstanceId, service::Ejection};
 
 use super::{
     dice::mix,
-    load::{Load, Outcome},
+    load::{Load, NotTaken},
+    meter::Ending,
 };
 
 /// What a newcomer's weight starts from, in thousandths.
@@ -122,24 +123,17 @@ impl EndpointSet {
         self.credit.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn lease(&self, index: usize) -> Lease {
+    pub(super) fn lease(&self, index: usize, limit: u32, again: bool) -> Result<Lease, NotTaken> {
         let member = &self.members[index];
-        member.load.in_flight.fetch_add(1, Relaxed);
-        member.load.chosen.fetch_add(1, Relaxed);
-        Lease { endpoint: member.endpoint, load: Arc::clone(&member.load) }
+        member.load.take(limit)?;
+        member.load.meter.tried(again);
+        Ok(Lease { endpoint: member.endpoint, load: Arc::clone(&member.load) })
     }
 
     /// Takes note of how a request ended, and puts an endpoint out that keeps failing.
     /// True = it has just been put out.
-    pub fn note(
-        &self,
-        lease: &Lease,
-        outcome: Outcome,
-        took: Duration,
-        now: Duration,
-        rule: Ejection,
-    ) -> bool {
-        let should_go = lease.load.note(outcome, took, now, rule);
+    pub fn note(&self, lease: &Lease, ending: Ending, took: Duration, now: Duration, rule: Ejection) -> bool {
+        let should_go = lease.load.note(ending, took, now, rule);
         // One at a time, or two threads could each see the last one that may go.
         let _turn = should_go.then(|| self.credit());
         let goes = should_go && !lease.load.is_out(now) && (self.out(now) + 1) * 2 <= self.members.len();
@@ -164,8 +158,15 @@ impl EndpointSet {
     }
 }
 
+impl Lease {
+    #[must_use]
+    pub const fn load(&self) -> &Arc<Load> {
+        &self.load
+    }
+}
+
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.load.in_flight.fetch_sub(1, Relaxed);
+        self.load.give_back();
     }
 }

@@ -7,10 +7,11 @@ use std::time::Duration;
 use proptest::prelude::*;
 use skein_common::{
     InstanceId,
+    load::{Counts, Endings, Out, OutCause},
     service::{Algorithm, Ejection, HashBy},
 };
 
-use super::{Asked, Dice, Endpoint, EndpointSet, NoEndpoint, Outcome, RetryBudget, key};
+use super::{Asked, Dice, Ending, Endpoint, EndpointSet, NoEndpoint, RetryBudget, key};
 
 const NOW: Duration = Duration::from_secs(1_000);
 const RULE: Ejection = Ejection { failures: 5, time: Duration::from_secs(30) };
@@ -140,7 +141,7 @@ fn five_failures_in_a_row_put_out_for_longer_each_time() {
         let tried = [instance(2)];
         let asked = Asked { now, tried: &tried, ..asked(None) };
         let lease = set.choose(&Algorithm::Random, &asked, &mut Dice::seeded(1)).unwrap();
-        (0..times).filter(|_| set.note(&lease, Outcome::Failure, Duration::ZERO, now, RULE)).count()
+        (0..times).filter(|_| set.note(&lease, Ending::Unreachable, Duration::ZERO, now, RULE)).count()
     };
     // In seconds; None = not at all.
     let out_for = |now: Duration| {
@@ -148,12 +149,14 @@ fn five_failures_in_a_row_put_out_for_longer_each_time() {
         (0..120).take_while(is_out).last().map(|last| last + 1)
     };
     assert_eq!(fail(4, NOW), 0);
-    let lease = set.lease(0);
-    set.note(&lease, Outcome::Success, Duration::ZERO, NOW, RULE);
+    let lease = set.lease(0, 1_000, false).unwrap();
+    set.note(&lease, Ending::Answered(200), Duration::ZERO, NOW, RULE);
     drop(lease);
     assert_eq!(fail(4, NOW), 0, "a success starts the row anew");
     assert_eq!(fail(1, NOW), 1);
     assert_eq!(out_for(NOW), Some(30));
+    let out = Out { cause: OutCause::Unreachable, remaining: Duration::from_secs(30) };
+    assert_eq!(set.members()[0].load.out(NOW), Some(out));
     let second = NOW + Duration::from_secs(31);
     assert_eq!(out_for(second), None);
     assert_eq!(fail(5, second), 1);
@@ -167,8 +170,8 @@ fn five_failures_in_a_row_put_out_for_longer_each_time() {
 fn an_endpoint_that_is_out_gets_nothing_and_the_last_half_stays() {
     let set = set(&[1, 1, 1, 1]);
     let fail = |index: usize| {
-        let lease = set.lease(index);
-        (0..5).any(|_| set.note(&lease, Outcome::Failure, Duration::ZERO, NOW, RULE))
+        let lease = set.lease(index, 1_000, false).unwrap();
+        (0..5).any(|_| set.note(&lease, Ending::Unreachable, Duration::ZERO, NOW, RULE))
     };
     assert_eq!([0, 1, 2, 3].map(fail), [true, true, false, false]);
     for algorithm in
@@ -186,8 +189,69 @@ fn an_endpoint_that_is_out_gets_nothing_and_the_last_half_stays() {
 #[test]
 fn the_last_endpoint_is_never_out() {
     let set = set(&[1]);
-    let lease = set.lease(0);
-    assert!(!(0..50).any(|_| set.note(&lease, Outcome::Failure, Duration::ZERO, NOW, RULE)));
+    let lease = set.lease(0, 1_000, false).unwrap();
+    assert!(!(0..50).any(|_| set.note(&lease, Ending::Unreachable, Duration::ZERO, NOW, RULE)));
+}
+
+#[test]
+fn who_has_left_is_not_taken_from_an_old_set() {
+    for algorithm in
+        [Algorithm::RoundRobin, Algorithm::Random, Algorithm::LeastRequests, Algorithm::Adaptive, HASH]
+    {
+        let old = set(&[1]);
+        let mut dice = Dice::seeded(1);
+        let held = old.choose(&algorithm, &asked(Some(1)), &mut dice).unwrap();
+        old.members()[0].load.close();
+        let late = old.choose(&algorithm, &asked(Some(1)), &mut dice);
+        assert_eq!(late.unwrap_err(), NoEndpoint::Superseded, "{algorithm:?}");
+        assert_eq!(old.members()[0].load.in_flight(), 1, "what is under way goes on");
+        drop(held);
+        assert_eq!(old.members()[0].load.in_flight(), 0);
+    }
+}
+
+#[test]
+fn what_happened_is_counted_once() {
+    let set = set(&[1]);
+    let load = &set.members()[0].load;
+    let once = |ending, took_ms, again| {
+        let lease = set.lease(0, 10, again).unwrap();
+        set.note(&lease, ending, Duration::from_millis(took_ms), NOW, RULE);
+    };
+    for (ending, took_ms) in [
+        (Ending::Answered(204), 3),
+        (Ending::Answered(404), 5),
+        (Ending::Answered(503), 7),
+        (Ending::Connected, 9),
+        (Ending::Unreachable, 1_000),
+        (Ending::Late, 1_000),
+        (Ending::Broken, 1_000),
+        (Ending::Abandoned, 1_000),
+    ] {
+        once(ending, took_ms, ending == Ending::Connected);
+    }
+    load.received(10);
+    load.sent(1_000);
+    let news = load.news();
+    let endings = Endings {
+        ok: 2,
+        client_errors: 1,
+        server_errors: 1,
+        unreachable: 1,
+        late: 1,
+        broken: 1,
+        abandoned: 1,
+    };
+    assert_eq!((news.tries, news.retries, news.endings), (8, 1, endings));
+    assert_eq!(
+        (news.bytes_in, news.bytes_out, news.latencies.count()),
+        (10, 1_000, 4),
+        "answers have a latency"
+    );
+    assert_eq!(load.latency_sum(), Duration::from_millis(24));
+    assert_eq!(load.news(), Counts::default(), "told once");
+    once(Ending::Answered(200), 3, false);
+    assert_eq!((load.news().tries, load.counts().tries), (1, 9));
 }
 
 #[test]
@@ -233,8 +297,8 @@ proptest! {
         for algorithm in [Algorithm::RoundRobin, Algorithm::Random, Algorithm::LeastRequests, Algorithm::Adaptive, HASH] {
             let set = set(&weights);
             for index in (0..weights.len()).filter(|index| failing[*index]) {
-                let lease = set.lease(index);
-                for _ in 0..5 { set.note(&lease, Outcome::Failure, Duration::ZERO, NOW, RULE); }
+                let lease = set.lease(index, 1_000, false).unwrap();
+                for _ in 0..5 { set.note(&lease, Ending::Unreachable, Duration::ZERO, NOW, RULE); }
             }
             let mut dice = Dice::seeded(seed);
             let mut held = Vec::new();
@@ -249,6 +313,7 @@ proptest! {
                     }
                     Err(NoEndpoint::Busy) => prop_assert!(set.members().iter().all(|m| m.endpoint.weight == 0 || m.load.in_flight() >= limit)),
                     Err(NoEndpoint::None) => prop_assert!(weights.iter().all(|weight| *weight == 0)),
+                    Err(NoEndpoint::Superseded) => prop_assert!(false, "nobody has left"),
                 }
             }
             prop_assert_eq!(set.members().iter().map(|m| m.load.in_flight() as usize).sum::<usize>(), held.len());

@@ -5,7 +5,7 @@ use std::{cmp::Reverse, collections::BinaryHeap, time::Duration};
 
 use skein_common::service::Algorithm;
 
-use super::{super::Lease, Asked, Dice, EndpointSet, Outcome, RULE, set};
+use super::{super::Lease, Asked, Dice, Ending, EndpointSet, RULE, set};
 
 const REQUESTS: usize = 40_000;
 /// What a client waits for an answer.
@@ -34,7 +34,7 @@ struct Run {
     /// When each worker of each endpoint is free.
     free_at: Vec<[u64; WORKERS]>,
     ends: BinaryHeap<Reverse<(u64, usize)>>,
-    open: Vec<Option<(Lease, u64, Outcome)>>,
+    open: Vec<Option<(Lease, u64, Ending)>>,
     answers_us: Vec<u64>,
     failures_after_window: usize,
 }
@@ -65,15 +65,15 @@ impl Run {
         let lease = self.set.choose(algorithm, &asked, dice).unwrap();
         let index = usize::try_from(lease.endpoint.instance.get()).unwrap() - 1;
         let (end, outcome) = match self.kinds[index] {
-            Kind::Hangs => (now + TIMEOUT_US, Outcome::Failure),
-            Kind::Fails => (now + 100, Outcome::Failure),
+            Kind::Hangs => (now + TIMEOUT_US, Ending::Unreachable),
+            Kind::Fails => (now + 100, Ending::Unreachable),
             Kind::Takes(time) => {
                 let worker = self.free_at[index].iter_mut().min().unwrap();
                 *worker = (*worker).max(now) + time;
                 if *worker > now + TIMEOUT_US {
-                    (now + TIMEOUT_US, Outcome::Failure)
+                    (now + TIMEOUT_US, Ending::Unreachable)
                 } else {
-                    (*worker, Outcome::Success)
+                    (*worker, Ending::Answered(200))
                 }
             }
         };
@@ -91,7 +91,7 @@ impl Run {
             self.set.note(&lease, outcome, Duration::from_micros(took), Duration::from_micros(end), RULE);
             self.answers_us.push(took);
             self.failures_after_window +=
-                usize::from(outcome == Outcome::Failure && end > WINDOW_US && end < 30_000_000);
+                usize::from(outcome == Ending::Unreachable && end > WINDOW_US && end < 30_000_000);
         }
     }
 
