@@ -5,7 +5,7 @@
 //! one process, with the engine in memory and nothing on disk.
 //! Deliberately not here: flags (`config`), signals (`main`).
 
-use std::{collections::BTreeMap, error::Error, io, path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, error::Error, io, net::SocketAddr, path::PathBuf, sync::Arc};
 
 use futures_util::FutureExt;
 use rand::RngExt;
@@ -26,6 +26,7 @@ use crate::{
     files::Files,
     identity::{Identity, OpenIdentityError},
     logs::LogPusher,
+    metrics,
     proxy::{Balancer, ProxyConfig},
     runtime::ContainerRuntime,
     session::{Parts, Session, SessionConfig},
@@ -58,6 +59,8 @@ pub struct AgentConfig {
     pub generic: Vec<GenericResource>,
     /// `None` = this node listens on no published port.
     pub proxy: Option<ProxyConfig>,
+    /// Where `/metrics` is served.
+    pub metrics: Option<SocketAddr>,
 }
 
 /// Why an agent does not start.
@@ -171,6 +174,10 @@ fn wire<R: ContainerRuntime>(
         tracker.spawn(balancer.run().instrument(span.clone()));
         handle
     });
+    if let Some(address) = config.metrics {
+        let meter = balancer.as_ref().map(|balancer| Arc::clone(balancer.meter()));
+        tracker.spawn(metrics::serve(address, meter, stop.clone()).instrument(span.clone()));
+    }
     let session = SessionConfig {
         masters: config.masters.clone(),
         node,

@@ -13,7 +13,7 @@ use std::{
     error::Error,
     ffi::OsString,
     fs, io,
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     num::NonZeroUsize,
     path::PathBuf,
 };
@@ -130,6 +130,10 @@ struct Settings {
     /// [default: one a core, at most 4]
     #[arg(long, env = "SKEIN_AGENT_PROXY_THREADS", value_name = "COUNT")]
     proxy_threads: Option<usize>,
+    /// Address and port at which Prometheus may read /metrics: 127.0.0.1:7080, 0.0.0.0:7080. It tells
+    /// names of services and figures, to whoever asks [default: not served]
+    #[arg(long, env = "SKEIN_AGENT_METRICS_ADDRESS", value_name = "ADDRESS:PORT")]
+    metrics_address: Option<SocketAddr>,
     /// [default: text]
     #[arg(long, env = "SKEIN_AGENT_LOG_FORMAT", value_enum)]
     log_format: Option<LogFormat>,
@@ -232,6 +236,7 @@ impl Settings {
             reserve_cpu: self.reserve_cpu.or(other.reserve_cpu),
             ingress_address: self.ingress_address.or(other.ingress_address),
             proxy_threads: self.proxy_threads.or(other.proxy_threads),
+            metrics_address: self.metrics_address.or(other.metrics_address),
             log_format: self.log_format.or(other.log_format),
         }
     }
@@ -267,6 +272,7 @@ impl Settings {
             platform,
             generic,
             proxy,
+            metrics: self.metrics_address,
         };
         Ok(Config { agent, runtime, log_format: self.log_format.unwrap_or_default() })
     }

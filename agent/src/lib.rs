@@ -11,6 +11,7 @@ mod executor;
 mod files;
 pub mod identity;
 mod logs;
+mod metrics;
 mod prober;
 pub mod proxy;
 pub mod runtime;
