@@ -10,10 +10,11 @@ use skein_proto::{
     convert::duration_to_wire,
     v1::{
         self, ApplyServiceRequest, ApplyServiceResponse, Consistency, Event, GetStatusResponse, Instance,
-        Node, Service, ServiceSpec, cluster_service_client::ClusterServiceClient,
-        config_service_client::ConfigServiceClient, event_service_client::EventServiceClient,
-        instance_service_client::InstanceServiceClient, node_service_client::NodeServiceClient,
-        service_service_client::ServiceServiceClient, usage_service_client::UsageServiceClient,
+        Node, Service, ServiceSpec, balance_service_client::BalanceServiceClient,
+        cluster_service_client::ClusterServiceClient, config_service_client::ConfigServiceClient,
+        event_service_client::EventServiceClient, instance_service_client::InstanceServiceClient,
+        node_service_client::NodeServiceClient, service_service_client::ServiceServiceClient,
+        usage_service_client::UsageServiceClient,
     },
 };
 use tonic::transport::Channel;
@@ -40,7 +41,7 @@ macro_rules! clients {
 }
 clients!(
     services ServiceServiceClient, instances InstanceServiceClient, nodes NodeServiceClient,
-    cluster ClusterServiceClient, configs ConfigServiceClient, events EventServiceClient, usage UsageServiceClient
+    balance BalanceServiceClient, cluster ClusterServiceClient, configs ConfigServiceClient, events EventServiceClient, usage UsageServiceClient
 );
 
 /// One call: the request is cloned for every attempt, so it stays the same.
@@ -379,6 +380,17 @@ impl Api {
     pub async fn instance_usage(&self, service: &str) -> Result<Vec<v1::InstanceUsage>, Failure> {
         let request = v1::ListInstanceUsageRequest { service: service.to_owned() };
         Ok(call!(self, Repeat::Read, usage.list_instance_usage(request))?.instances)
+    }
+
+    pub async fn balance(
+        &self,
+        service: &str,
+        window: Duration,
+        by_node: bool,
+    ) -> Result<Vec<v1::PortBalance>, Failure> {
+        let window = Some(duration_to_wire(window));
+        let request = v1::GetBalanceRequest { service: service.to_owned(), window, by_node };
+        Ok(call!(self, Repeat::Read, balance.get_balance(request))?.ports)
     }
 
     pub async fn status(&self) -> Result<GetStatusResponse, Failure> {

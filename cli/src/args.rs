@@ -9,8 +9,8 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::{
     command::{
-        apply, cluster, completions, config, context, events, exec, explain, instance, job, logs, node, plan,
-        rebalance, service, simulate, stack, top, version,
+        apply, balance, cluster, completions, config, context, events, exec, explain, instance, job, logs,
+        node, plan, rebalance, service, simulate, stack, top, version,
     },
     output::Format,
 };
@@ -34,6 +34,7 @@ Most used:
   skein rebalance                        move instances to where they do better
   skein cluster status                   the masters: who leads, who is behind
   skein top                              who uses how much
+  skein balance NAME                     how requests are shared among its instances
   skein stack rm NAME                    remove all services of a Compose file
 
   skein --help           all commands and options
@@ -131,6 +132,7 @@ pub enum Command {
     Cluster(cluster::Command),
     Rebalance(rebalance::Args),
     Top(top::Args),
+    Balance(balance::Args),
     #[command(subcommand)]
     Context(context::Command),
     Completions(completions::Args),

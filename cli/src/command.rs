@@ -1,6 +1,7 @@
 //! What the commands do, one file each.
 
 pub mod apply;
+pub mod balance;
 pub mod cluster;
 pub mod completions;
 pub mod config;
@@ -42,6 +43,7 @@ pub async fn run(app: &App, command: Command) -> Result<(), Failure> {
         Command::Explain(command) => explain::run(app, command).await,
         Command::Cluster(command) => cluster::run(app, command).await,
         Command::Rebalance(args) => rebalance::run(app, args).await,
+        Command::Balance(args) => balance::run(app, args).await,
         Command::Top(args) => top::run(app, args).await,
         Command::Version(args) => version::run(app, &args).await,
         // Done before any master is looked for.

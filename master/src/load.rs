@@ -53,6 +53,21 @@ impl LoadStore {
         ServiceLoad::sum(service, port, nodes)
     }
 
+    /// The same, each node for itself.
+    #[must_use]
+    pub fn by_node(
+        &self,
+        service: ServiceId,
+        port: Option<u16>,
+        window: Duration,
+    ) -> Vec<(NodeId, ServiceLoad)> {
+        let one = |(node, reports): (NodeId, Vec<Arc<LoadReport>>)| {
+            let reports = reports.iter().map(AsRef::as_ref);
+            (node, ServiceLoad::sum(service, port, [(node, reports)]))
+        };
+        self.recent(window).into_iter().map(one).collect()
+    }
+
     /// The reports of the last `window` of each node, oldest first; by node.
     #[must_use]
     pub fn recent(&self, window: Duration) -> Vec<(NodeId, Vec<Arc<LoadReport>>)> {

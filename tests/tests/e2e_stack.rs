@@ -74,6 +74,12 @@ async fn a_stack_is_deployed_rolled_drained_and_rebalanced() -> Result<()> {
     for (service, _) in SERVICES {
         runs(&cluster, service, "skein-sample:v2", &nodes).await?;
     }
+    wait::until("every balancer tells what it did", LIMIT, async || {
+        let told = cluster.skein(&["balance", EDGE]).await.map_err(|error| format!("{error:#}"))?;
+        let shares = told.lines().filter(|line| line.contains("3 nodes") && line.contains("33.3%")).count();
+        wait::expect(shares == 3, || told.clone())
+    })
+    .await?;
     cluster.skein(&["service", "rollback", EDGE]).await?;
     runs(&cluster, EDGE, "skein-sample:v1", &nodes).await?;
     // The store would wait for its volume's node.

@@ -11,6 +11,7 @@ use std::{
 
 use skein_proto::v1::{
     self,
+    balance_service_server::{BalanceService, BalanceServiceServer},
     cluster_service_server::{ClusterService, ClusterServiceServer},
     event_service_server::{EventService, EventServiceServer},
     instance_service_server::{InstanceService, InstanceServiceServer},
@@ -42,6 +43,7 @@ pub struct World {
     pub config: v1::GetClusterConfigResponse,
     pub rebalance: v1::RebalanceResponse,
     pub plan: v1::PlanServicesResponse,
+    pub balance: Vec<v1::PortBalance>,
     /// What the next calls of a method are refused with, before it works.
     pub refusals: HashMap<&'static str, VecDeque<Status>>,
     /// Scripts of the next watches of instances; without one a watch shows the instances and stays.
@@ -76,6 +78,7 @@ pub async fn serve(name: &str, world: &Arc<Mutex<World>>) -> String {
         .add_service(InstanceServiceServer::new(fake.clone()))
         .add_service(NodeServiceServer::new(fake.clone()))
         .add_service(EventServiceServer::new(fake.clone()))
+        .add_service(BalanceServiceServer::new(fake.clone()))
         .add_service(ClusterServiceServer::new(fake))
         .serve_with_incoming(TcpListenerStream::new(listener));
     tokio::spawn(server);
@@ -161,6 +164,17 @@ pub fn changed(revision: u64, instance: v1::Instance) -> v1::WatchInstancesRespo
             revision,
             changes: vec![change],
         })),
+    }
+}
+
+#[tonic::async_trait]
+impl BalanceService for Fake {
+    async fn get_balance(&self, request: Request<v1::GetBalanceRequest>) -> Answer<v1::GetBalanceResponse> {
+        let request = request.into_inner();
+        let window = request.window.unwrap_or_default().seconds;
+        let key = format!("{} {window} {}", request.service, request.by_node);
+        let ports = self.call("get_balance", key)?.balance.clone();
+        Ok(Response::new(v1::GetBalanceResponse { ports }))
     }
 }
 

@@ -2,6 +2,7 @@
 
 #![allow(clippy::expect_used)] // the allowance for tests does not reach their helper functions
 
+mod balance;
 mod exec;
 mod fake;
 mod output;

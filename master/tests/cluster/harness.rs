@@ -5,9 +5,10 @@ use std::{net::SocketAddr, time::Duration};
 use skein_common::service::ServiceSpec;
 use skein_master::server::{Master, MasterConfig, MasterHandle};
 use skein_proto::v1::{
-    self, cluster_service_client::ClusterServiceClient, event_service_client::EventServiceClient,
-    instance_service_client::InstanceServiceClient, node_service_client::NodeServiceClient,
-    service_service_client::ServiceServiceClient, usage_service_client::UsageServiceClient,
+    self, balance_service_client::BalanceServiceClient, cluster_service_client::ClusterServiceClient,
+    event_service_client::EventServiceClient, instance_service_client::InstanceServiceClient,
+    node_service_client::NodeServiceClient, service_service_client::ServiceServiceClient,
+    usage_service_client::UsageServiceClient,
 };
 use tempfile::TempDir;
 use tonic::{
@@ -131,6 +132,10 @@ impl Cluster {
 
     pub fn cluster(&self, index: usize) -> ClusterServiceClient<Channel> {
         ClusterServiceClient::new(self.channel(index))
+    }
+
+    pub fn balance(&self, index: usize) -> BalanceServiceClient<Channel> {
+        BalanceServiceClient::new(self.channel(index))
     }
 
     pub fn usage(&self, index: usize) -> UsageServiceClient<Channel> {

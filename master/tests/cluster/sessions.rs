@@ -1,12 +1,16 @@
 //! Sessions: what agents are told, and how sessions end.
 
+use std::time::Duration;
+
 use skein_common::{
-    ClusterId, NodeId, Timestamp,
+    ClusterId, InstanceId, NodeId, Timestamp,
     assignment::AssignmentContent,
     instance::{Desired, InstanceReport, News, Phase},
+    load::{Counts, FrontLoad, InstanceLoad, LoadReport, Out, OutCause, PortLoad},
+    service::Publish,
     usage::HostUsage,
 };
-use skein_master_core::testing::{replicated, spec};
+use skein_master_core::testing::{publishing, replicated, spec};
 use skein_proto::v1::{self, session_request, session_response::Message};
 use tonic::{Code, Request, client::Grpc, codegen::http::uri::PathAndQuery};
 
@@ -92,6 +96,64 @@ async fn a_resync_gets_everything_again_and_heartbeats_are_answered() {
     let usage = cluster.usage(0).list_node_usage(v1::ListNodeUsageRequest {}).await.unwrap().into_inner();
     assert_eq!(usage.nodes[0].node_name, "n1");
     assert_eq!(usage.nodes[0].usage.as_ref().unwrap().cpu_millis, 250);
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_balancer_measured_is_told_by_every_master() {
+    let cluster = Cluster::start(3).await;
+    let (leader, other) = (cluster.leader().await, cluster.follower().await);
+    let (mut agent, _) = Agent::join(cluster.address(leader), hello(1)).await;
+    let web = publishing(replicated("web", 2), 80, Publish::Ingress { port: Some(8080) });
+    cluster.apply(other, &web).await;
+    let delta = agent.update().await;
+    let AssignmentContent::Delta { upserts, .. } = delta.content else { panic!("{delta:?}") };
+    let (ready, starting) = (upserts[0].clone(), upserts[1].instance);
+    agent.report(&[report(ready.instance, 1, Phase::Ready)]).await;
+
+    let mut counts = Counts { tries: 30, retries: 10, ..Counts::default() };
+    counts.latencies.record(Duration::from_millis(100));
+    let out = Some(Out { cause: OutCause::Late, remaining: Duration::from_secs(9) });
+    let load = LoadReport {
+        at: Timestamp::from_unix_ms(1),
+        interval: Duration::from_secs(2),
+        ports: vec![PortLoad {
+            service: ready.service,
+            container_port: 80,
+            published: Some(8080),
+            front: FrontLoad { waiting: 3, refused: 1, ..FrontLoad::default() },
+            instances: vec![InstanceLoad { instance: ready.instance, in_flight: 4, out, counts }],
+        }],
+    };
+    let heartbeat = v1::Heartbeat { load: Some((&load).into()), ..v1::Heartbeat::default() };
+    agent.send(session_request::Message::Heartbeat(heartbeat)).await;
+    let ask = |by_node| v1::GetBalanceRequest { service: "web".to_owned(), window: None, by_node };
+    let port = until("the follower tells it", async || {
+        let mut ports = cluster.balance(other).get_balance(ask(false)).await.unwrap().into_inner().ports;
+        ports.pop().filter(|port| port.nodes == 1 && port.endpoints.iter().any(|one| one.weight > 0))
+    })
+    .await;
+    assert_eq!((port.published_port, port.front.unwrap().waiting), (8080, 3));
+    assert!((port.rate - (30.0 - 10.0 + 1.0 + 3.0) / 2.0).abs() < 1e-9, "{}", port.rate);
+    let of = |id: InstanceId| port.endpoints.iter().find(|one| one.instance_id == id.to_string()).unwrap();
+    let (one, two) = (of(ready.instance), of(starting));
+    assert_eq!((one.in_flight, one.weight, one.node_name.as_str()), (4, 100, "n1"));
+    assert!((one.share - 1.0).abs() < 1e-9 && (one.measured_share - 1.0).abs() < 1e-9);
+    assert_eq!(one.out, ["did not answer in time too often: out on 1 of 1 nodes (n1), 9 s more"]);
+    let p50 = one.p50.unwrap().nanos;
+    assert!((93_000_000..107_000_000).contains(&p50), "{p50}");
+    assert_eq!((two.weight, two.address.as_str()), (0, ""));
+    assert!(two.out[0].starts_with("not ready"), "{:?}", two.out);
+    let by_node = cluster.balance(leader).get_balance(ask(true)).await.unwrap().into_inner().ports;
+    assert_eq!(by_node.iter().map(|port| port.node_name.as_str()).collect::<Vec<_>>(), ["n1"]);
+    let unknown = v1::GetBalanceRequest { service: "nix".to_owned(), ..ask(false) };
+    assert_eq!(cluster.balance(other).get_balance(unknown).await.unwrap_err().code(), Code::NotFound);
+    drop(agent);
+    until("without a session nothing is known", async || {
+        let ports = cluster.balance(other).get_balance(ask(false)).await.unwrap().into_inner().ports;
+        (ports[0].nodes == 0).then_some(())
+    })
+    .await;
     cluster.stop().await;
 }
 

@@ -54,7 +54,7 @@ fn trusted(door: &mut Door<'_>, wire: &[String]) -> Vec<Cidr> {
         match text.parse() {
             Ok(range) => found.push(range),
             Err(error) => {
-                door.found.add(format!("spec.balance.proxy_from[{position}]"), format!("{text:?}: {error}"))
+                door.found.add(format!("spec.balance.proxy_from[{position}]"), format!("{text:?}: {error}"));
             }
         }
     }
