@@ -63,7 +63,7 @@ pub struct Options {
 /// # Errors
 /// When the file is wrong, the cluster refuses it, or it does not come true in time.
 pub async fn run(app: &App, args: Args) -> Result<(), Failure> {
-    deploy(app, &args.file, args.name.as_deref(), &args.options).await
+    Box::pin(deploy(app, &args.file, args.name.as_deref(), &args.options)).await
 }
 
 /// # Errors

@@ -107,7 +107,7 @@ pub struct RmArgs {
 pub async fn run(app: &App, command: Command) -> Result<(), Failure> {
     match command {
         Command::Deploy(args) => {
-            apply::deploy(app, &args.compose_file, Some(&args.name), &args.options).await
+            Box::pin(apply::deploy(app, &args.compose_file, Some(&args.name), &args.options)).await
         }
         Command::Config(args) => config(app, &args),
         Command::Ls(args) => {

@@ -33,7 +33,7 @@ pub async fn measure(plan: &Plan) -> Result<Table> {
     let mut skein = Deployment::start(3, 3, &Flags::default()).await?;
     let (mut writes, mut moved) = (Figure::new(Unit::Seconds), Figure::new(Unit::Seconds));
     for _ in 0..plan.kills {
-        let (write, elsewhere) = kill_leader(&mut skein).await?;
+        let (write, elsewhere) = Box::pin(kill_leader(&mut skein)).await?;
         writes.add_time(write);
         moved.add_time(elsewhere);
     }
