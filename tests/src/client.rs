@@ -191,6 +191,18 @@ impl Client {
         answer.service.ok_or_else(|| absent("service"))
     }
 
+    /// The runs of a job with a schedule that are kept, by their due time.
+    ///
+    /// # Errors
+    /// As [`Client::call`].
+    pub async fn runs(&self, job: &str) -> Result<Vec<Service>, Status> {
+        let request =
+            v1::ListServicesRequest { page_size: PAGE, runs_of: job.to_owned(), ..Default::default() };
+        let mut runs = ask!(self, ServiceServiceClient::list_services, request)?.services;
+        runs.sort_by_key(|run| run.scheduled_for.map(|at| (at.seconds, at.nanos)));
+        Ok(runs)
+    }
+
     /// All instances of a service, also those that ended.
     ///
     /// # Errors

@@ -12,8 +12,7 @@ use std::{
 
 use anyhow::{Result, ensure};
 use skein_proto::v1::{
-    self, Dependency, DependencyCondition, JobPhase, ListServicesRequest, Schedule, ScheduleControl, Service,
-    ServiceSpec,
+    self, Dependency, DependencyCondition, JobPhase, Schedule, ScheduleControl, Service, ServiceSpec,
 };
 use skein_tests::{cluster::Cluster, spec::service, wait};
 use tonic::Code;
@@ -34,15 +33,7 @@ fn scheduled(name: &str, cron: &str) -> ServiceSpec {
 }
 
 async fn runs(cluster: &Cluster, job: &str) -> Result<Vec<Service>, String> {
-    let request = ListServicesRequest { page_size: 1_000, runs_of: job.to_owned(), ..Default::default() };
-    let client = cluster.client.clone();
-    let call = |channel| {
-        let request = request.clone();
-        async move { v1::service_service_client::ServiceServiceClient::new(channel).list_services(request).await }
-    };
-    let mut runs = client.call(call).await.map_err(|status| status.to_string())?.services;
-    runs.sort_by_key(due);
-    Ok(runs)
+    cluster.client.runs(job).await.map_err(|status| status.to_string())
 }
 
 fn due(run: &Service) -> u64 {
