@@ -4,7 +4,7 @@
 //! also after a panic, processes end first, then whatever containers are left are removed.
 //! Deliberately not here: what a test expects of it.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{fs, path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 use skein_proto::v1::{Instance, Liveness, Node};
@@ -102,6 +102,18 @@ impl Deployment {
     pub fn ingresses(&self) -> Result<Vec<String>> {
         let master = self.masters.first().context("a master")?.api.address();
         (1..=self.agents.len()).map(|number| ingress(&master, number)).collect()
+    }
+
+    /// A file of `examples/` with this tag for its images, copied to where the cluster's files are.
+    ///
+    /// # Errors
+    /// No such example.
+    pub fn example(&self, name: &str, tag: &str) -> Result<String> {
+        let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples").join(name);
+        let text = fs::read_to_string(&example).with_context(|| example.display().to_string())?;
+        let file = self.folder().join(format!("{tag}-{}", name.replace('/', "-")));
+        fs::write(&file, text.replace("${TAG:-v1}", tag))?;
+        path(&file)
     }
 
     #[must_use]

@@ -6,7 +6,7 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used)]
 
-use std::{collections::BTreeSet, fs, path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use skein_tests::{
@@ -24,15 +24,6 @@ const SERVICES: [(&str, usize); 5] =
 const ENDING: &[&str] = &["master unreachable", "leadership was not handed on"];
 const EDGE: &str = "shop_edge";
 
-/// The example with this tag, where the cluster's files are.
-fn compose(cluster: &Deployment, tag: &str) -> Result<String> {
-    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/shop/compose.yaml");
-    let text = fs::read_to_string(&example)?.replace("${TAG:-v1}", tag);
-    let file = cluster.folder().join(format!("{tag}.yaml"));
-    fs::write(&file, text)?;
-    Ok(file.to_str().context("a path in UTF-8")?.to_owned())
-}
-
 async fn runs(cluster: &Deployment, service: &str, image: &str, nodes: &[&str]) -> Result<()> {
     let wanted = SERVICES.iter().find(|(name, _)| *name == service).map_or(0, |(_, count)| *count);
     wait::until(&format!("{service} runs {image}"), LIMIT, async || {
@@ -49,7 +40,7 @@ async fn runs(cluster: &Deployment, service: &str, image: &str, nodes: &[&str]) 
 async fn a_stack_is_deployed_rolled_drained_and_rebalanced() -> Result<()> {
     let cluster = Deployment::start(3, 3, &Flags { master: Vec::new(), agent: Vec::new() }).await?;
     let nodes = ["n1", "n2", "n3"];
-    let first = compose(&cluster, "v1")?;
+    let first = cluster.example("shop/compose.yaml", "v1")?;
     cluster.skein(&["stack", "deploy", "-c", &first, "shop"]).await?;
     for (service, _) in SERVICES {
         runs(&cluster, service, "skein-sample:v1", &nodes).await?;
@@ -69,7 +60,7 @@ async fn a_stack_is_deployed_rolled_drained_and_rebalanced() -> Result<()> {
     })
     .await?;
 
-    let second = compose(&cluster, "v2")?;
+    let second = cluster.example("shop/compose.yaml", "v2")?;
     cluster.skein(&["stack", "deploy", "-c", &second, "shop"]).await?;
     for (service, _) in SERVICES {
         runs(&cluster, service, "skein-sample:v2", &nodes).await?;
