@@ -27,7 +27,7 @@ use crate::{
     identity::{Identity, OpenIdentityError},
     logs::LogPusher,
     metrics,
-    proxy::{Balancer, ProxyConfig},
+    proxy::{Balancer, FetchCertificate, ProxyConfig},
     runtime::ContainerRuntime,
     session::{Parts, Session, SessionConfig},
     usage::{DEFAULT_INTERVAL, HostSampler, UsageReport, UsageSampler},
@@ -156,6 +156,7 @@ fn wire<R: ContainerRuntime>(
     let (stop, tracker) = (CancellationToken::new(), TaskTracker::new());
     let (connection, connected) = watch::channel(Connection::default());
     let files = Files::new(config.data_dir.as_deref(), node, connected);
+    let certificates = files.clone();
     let (worker, handle) = span.in_scope(|| Worker::new(Arc::clone(&runtime), identity, checkpoint, files));
     let usage = match &config.data_dir {
         Some(data_dir) => {
@@ -171,7 +172,11 @@ fn wire<R: ContainerRuntime>(
     let exec = ExecServer::new(Arc::clone(&runtime), handle.clone(), tracker.clone(), stop.clone());
     let balancer = config.proxy.map(|proxy| {
         let (balancer, handle) = Balancer::new(proxy, stop.clone());
-        tracker.spawn(balancer.run().instrument(span.clone()));
+        let fetch = FetchCertificate::new(move |id| {
+            let files = certificates.clone();
+            async move { files.certificate(id).await }.boxed()
+        });
+        tracker.spawn(balancer.with_certificates(fetch).run().instrument(span.clone()));
         handle
     });
     if let Some(address) = config.metrics {

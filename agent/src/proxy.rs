@@ -6,16 +6,24 @@
 
 mod balancer;
 mod body;
+mod certificates;
+mod client;
 mod front;
 mod headers;
 mod http;
+mod introduction;
 mod meter;
+mod refusal;
+mod site;
+mod sites;
 mod tcp;
 mod thread;
+mod tls;
 mod upstream;
 
 pub use self::{
     balancer::{Applied, Balancer, BalancerHandle, ProxyConfig},
+    certificates::FetchCertificate,
     meter::{LoadMeter, MeasuredInstance, MeasuredPort},
 };
 

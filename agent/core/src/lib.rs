@@ -13,8 +13,10 @@ pub mod endpoints;
 pub mod image;
 pub mod lifecycle;
 pub mod probe;
+pub mod proxy_protocol;
 pub mod reconcile;
 pub mod record;
+pub mod routes;
 pub mod seen;
 
 pub use action::{Action, Finished, Success};

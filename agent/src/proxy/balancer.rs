@@ -30,8 +30,11 @@ use tokio::{
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
+    certificates::{Certificates, FetchCertificate},
     front::Front,
     meter::{Key, LoadMeter},
+    site::Entry,
+    sites::Sites,
     thread::Threads,
 };
 
@@ -112,6 +115,9 @@ pub struct Balancer {
     table: EndpointTable,
     threads: Option<Threads>,
     served: BTreeMap<Key, Served>,
+    sites: Sites,
+    /// Ports of routes, and why one is not listened on.
+    shared: BTreeMap<u16, Result<DropGuard, String>>,
     meter: Arc<LoadMeter>,
     names: BTreeMap<String, IpAddr>,
     /// Endpoints no more, and their requests that are under way.
@@ -144,6 +150,8 @@ impl Balancer {
             table: EndpointTable::default(),
             threads: None,
             served: BTreeMap::new(),
+            sites: Sites::new(Certificates::new(None)),
+            shared: BTreeMap::new(),
             meter: Arc::clone(&meter),
             names: BTreeMap::new(),
             leaving: Vec::new(),
@@ -152,6 +160,13 @@ impl Balancer {
             stop,
         };
         (balancer, BalancerHandle { requests: sender, applied: seen, meter })
+    }
+
+    /// Certificates of routes are had from here; without it no port speaks TLS.
+    #[must_use]
+    pub fn with_certificates(mut self, fetch: FetchCertificate) -> Self {
+        self.sites = Sites::new(Certificates::new(Some(fetch)));
+        self
     }
 
     /// Until the token it was made with ends.
@@ -177,6 +192,13 @@ impl Balancer {
                     }
                     None => return,
                 },
+                Some(arrival) = self.sites.certificates.arrival() => {
+                    if self.sites.certificates.take(arrival) {
+                        self.serve_routes(&self.services()).await;
+                    } else {
+                        self.retry_at = Some(Instant::now() + TRY_AGAIN);
+                    }
+                }
                 () = time::sleep_until(retry_at.unwrap_or_else(Instant::now)), if retry_at.is_some() => {
                     self.serve().await;
                     self.publish();
@@ -189,7 +211,7 @@ impl Balancer {
     /// Makes fronts and listeners what the table says.
     async fn serve(&mut self) {
         self.retry_at = None;
-        let services: Vec<Arc<ServiceEndpoints>> = self.table.services().cloned().collect();
+        let services = self.services();
         let wanted: BTreeSet<Key> = services.iter().flat_map(|service| keys(service)).collect();
         // First, so that a port can pass from one service to another.
         let (kept, gone) =
@@ -206,6 +228,37 @@ impl Balancer {
         }
         let fronts = self.served.iter().map(|(key, served)| (*key, Arc::clone(&served.front)));
         self.meter.serve(fronts.collect());
+        self.serve_routes(&services).await;
+    }
+
+    fn services(&self) -> Vec<Arc<ServiceEndpoints>> {
+        self.table.services().cloned().collect()
+    }
+
+    /// Makes shared ports what the routes say.
+    async fn serve_routes(&mut self, services: &[Arc<ServiceEndpoints>]) {
+        let served = &self.served;
+        self.sites.update(services, |service, port| {
+            let first = (service, port, None);
+            let mut fronts = served.range(first..).take_while(|(key, _)| (key.0, key.1) == (service, port));
+            fronts.next().map(|(_, served)| Arc::clone(&served.front))
+        });
+        let sites: BTreeMap<u16, Entry> =
+            self.sites.all().map(|(port, site)| (port, Entry::Site(Arc::clone(site)))).collect();
+        self.shared.retain(|port, _| sites.contains_key(port));
+        for (port, entry) in sites {
+            if matches!(self.shared.get(&port), Some(Ok(_))) {
+                continue;
+            }
+            let listened = self.listen(port, &entry).await.map_err(|error| error.to_string());
+            if let Err(error) = &listened {
+                self.retry_at = Some(Instant::now() + TRY_AGAIN);
+                if !matches!(self.shared.get(&port), Some(Err(known)) if known == error) {
+                    tracing::warn!(port, address = %self.config.ingress, error, "routes cannot be served on this node; trying on");
+                }
+            }
+            self.shared.insert(port, listened);
+        }
     }
 
     /// Says what holds now, when that is something else.
@@ -235,8 +288,8 @@ impl Balancer {
         });
         self.leaving.extend(served.front.update(&service.policy, &endpoints));
         let (Some(published), None) = (port.published, &served.listening) else { return };
-        let front = Arc::clone(&served.front);
-        let listened = self.listen(published, &front).await;
+        let entry = Entry::Front(Arc::clone(&served.front));
+        let listened = self.listen(published, &entry).await;
         let Some(served) = self.served.get_mut(&key(service, port)) else { return };
         match listened {
             Ok(listening) => {
@@ -256,7 +309,7 @@ impl Balancer {
         }
     }
 
-    async fn listen(&mut self, port: u16, front: &Arc<Front>) -> io::Result<DropGuard> {
+    async fn listen(&mut self, port: u16, entry: &Entry) -> io::Result<DropGuard> {
         let threads = match self.threads.take() {
             Some(threads) => threads,
             // Not before they are needed: most agents of a test have none.
@@ -264,7 +317,7 @@ impl Balancer {
         };
         let listening = self.stop.child_token();
         let address = SocketAddr::new(self.config.ingress, port);
-        let listened = threads.listen(address, front, &listening).await;
+        let listened = threads.listen(address, entry, &listening).await;
         self.threads = Some(threads);
         listened.map(|()| listening.drop_guard())
     }

@@ -3,6 +3,7 @@
 //! Invariant: a connection goes back to wait for its next request only when the answer has been read to its end.
 
 use std::{
+    cell::Cell,
     convert::Infallible,
     pin::Pin,
     rc::Rc,
@@ -13,6 +14,7 @@ use std::{
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use skein_agent_core::balance::Load;
+use tokio::time::Instant;
 
 use super::{
     front::Held,
@@ -21,25 +23,64 @@ use super::{
 
 /// Of a request: what the client sends, or nothing when it is tried again.
 pub(crate) enum RequestBody {
-    Streamed {
-        body: Incoming,
-        /// Who is sent it.
-        load: Option<Arc<Load>>,
-    },
+    Streamed(Uploaded),
     Empty,
 }
 
+/// What the client sends.
+pub(crate) struct Uploaded {
+    body: Incoming,
+    /// `None` = there is none.
+    passed: Option<Rc<Passed>>,
+    /// Who is sent it.
+    load: Option<Arc<Load>>,
+}
+
+/// When the last byte of a request had passed: from then on it is the endpoint's turn.
+#[derive(Debug, Default)]
+pub(crate) struct Passed(Cell<Option<Instant>>);
+
+impl Passed {
+    pub(crate) fn at(&self) -> Option<Instant> {
+        self.0.get()
+    }
+
+    fn set(&self) {
+        if self.0.get().is_none() {
+            self.0.set(Some(Instant::now()));
+        }
+    }
+}
+
 impl RequestBody {
-    pub(crate) const fn streamed(body: Incoming) -> Self {
-        Self::Streamed { body, load: None }
+    pub(crate) fn streamed(body: Incoming) -> Self {
+        let passed = (!body.is_end_stream()).then(Rc::default);
+        Self::Streamed(Uploaded { body, passed, load: None })
     }
 
     /// What is sent from now on is sent to this endpoint.
     pub(crate) fn count_for(&mut self, endpoint: &Arc<Load>) {
-        if let Self::Streamed { body, load } = self
-            && !body.is_end_stream()
+        if let Self::Streamed(uploaded) = self
+            && uploaded.passed.is_some()
         {
-            *load = Some(Arc::clone(endpoint));
+            uploaded.load = Some(Arc::clone(endpoint));
+        }
+    }
+
+    /// `None` = it has no body.
+    pub(crate) fn passed(&self) -> Option<Rc<Passed>> {
+        match self {
+            Self::Streamed(uploaded) => uploaded.passed.clone(),
+            Self::Empty => None,
+        }
+    }
+}
+
+impl Drop for Uploaded {
+    fn drop(&mut self) {
+        // The endpoint may have answered before it had all of it.
+        if let Some(passed) = &self.passed {
+            passed.set();
         }
     }
 }
@@ -53,10 +94,15 @@ impl Body for RequestBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         match self.get_mut() {
-            Self::Streamed { body, load } => {
-                let frame = Pin::new(body).poll_frame(context);
-                if let (Some(load), Some(bytes)) = (load, data(&frame)) {
+            Self::Streamed(uploaded) => {
+                let frame = Pin::new(&mut uploaded.body).poll_frame(context);
+                if let (Some(load), Some(bytes)) = (&uploaded.load, data(&frame)) {
                     load.received(bytes);
+                }
+                if let Some(passed) = &uploaded.passed
+                    && (matches!(frame, Poll::Ready(None)) || uploaded.body.is_end_stream())
+                {
+                    passed.set();
                 }
                 frame
             }
@@ -66,14 +112,14 @@ impl Body for RequestBody {
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Streamed { body, .. } => body.is_end_stream(),
+            Self::Streamed(uploaded) => uploaded.body.is_end_stream(),
             Self::Empty => true,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Streamed { body, .. } => body.size_hint(),
+            Self::Streamed(uploaded) => uploaded.body.size_hint(),
             Self::Empty => SizeHint::with_exact(0),
         }
     }

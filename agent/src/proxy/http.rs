@@ -1,103 +1,126 @@
-//! HTTP/1.1 through the balancer: each request to one endpoint, over connections that are used again.
+//! HTTP through the balancer: each request to one endpoint, over connections that are used again.
 //!
-//! Invariant: a request is sent a second time only when the endpoint cannot have seen it, or when it is idempotent and
-//! has no body; never more often than the service's budget allows. Whatever comes from either side is answered with a
-//! status or the end of the connection; nothing is kept whole in memory but heads.
-//! Deliberately not here: which endpoint (`front`), heads (`headers`).
+//! Clients speak HTTP/1.1 or HTTP/2, endpoints what their service says; each request is one lease whatever it shares its
+//! connection with. Invariant: a request is sent a second time only when the endpoint cannot have seen it, or when it is
+//! idempotent and has no body; never more often than the service's budget allows. Whatever comes from either side is
+//! answered with a status or the end of the connection; nothing is kept whole in memory but heads.
+//! Deliberately not here: which endpoint (`front`), heads (`headers`), what the proxy says itself (`refusal`).
 
-use std::{net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
+use std::{net::SocketAddr, pin::Pin, pin::pin, rc::Rc, sync::Arc, time::Duration};
 
 use hyper::{
-    Method, Request, Response, StatusCode,
+    Method, Request, Response, StatusCode, Version,
     body::{Body, Incoming},
     header,
-    server::conn::http1,
+    server::conn::{http1, http2},
     service::service_fn,
     upgrade::{self, OnUpgrade},
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use skein_agent_core::balance::{Ending, NoEndpoint, key};
+use skein_agent_core::balance::key;
 use skein_common::{
     InstanceId,
-    service::{Algorithm, HashBy},
+    service::{Algorithm, HashBy, Upstream},
 };
-use tokio::{net::TcpStream, task, time};
+use tokio::{task, time, time::Instant};
 
 use super::{
-    body::{Answer, RequestBody, ResponseBody, Rest},
+    body::{Answer, Passed, RequestBody, ResponseBody, Rest},
+    client::{ClientStream, Moved, stillness},
     front::{Front, Held},
     headers::{self, Client},
-    upstream::{self, ConnectError, Sender, Upstreams},
+    refusal::{self, ForwardError},
+    site::{Entry, Target},
+    thread::{Local, Place},
+    upstream::{Sender, Upstreams},
 };
 
 /// A request's head; beyond it 431.
-const MAX_HEAD_BYTES: usize = 64 << 10;
+const MAX_HEAD_BYTES: u32 = 64 << 10;
 /// From the first byte of a connection or the end of an answer to the end of the next head.
-const HEAD_WITHIN: Duration = Duration::from_secs(60);
+const HEAD_WITHIN: Duration = Duration::from_secs(if cfg!(test) { 2 } else { 60 });
+/// Requests under way on one connection of HTTP/2.
+const MAX_STREAMS: u32 = 250;
+/// What a client may send ahead of a slow endpoint, for one request and for all of its connection.
+const STREAM_WINDOW: u32 = 256 << 10;
+const CONNECTION_WINDOW: u32 = 1 << 20;
+/// What waits for a slow client, of one request.
+const SEND_BUFFER: usize = 64 << 10;
 
-/// Serves one client's connection until either side ends it.
-pub(crate) async fn serve(stream: TcpStream, peer: SocketAddr, front: Arc<Front>, upstreams: Rc<Upstreams>) {
-    let client = Rc::new(Client::of(peer));
-    let service = service_fn(move |request| {
-        let exchange = Exchange {
-            front: Arc::clone(&front),
-            upstreams: Rc::clone(&upstreams),
-            client: Rc::clone(&client),
-        };
-        exchange.answer(request)
-    });
-    let connection = http1::Builder::new()
-        .max_buf_size(MAX_HEAD_BYTES)
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_WITHIN)
-        .serve_connection(TokioIo::new(stream), service)
-        .with_upgrades();
-    if let Err(error) = connection.await {
+/// One client's connection.
+struct Connection {
+    entry: Entry,
+    client: Client,
+    upstreams: Rc<Upstreams>,
+    moved: Moved,
+    /// Held by what outlives the connection, too: an upgraded one.
+    place: Rc<Place>,
+}
+
+/// Serves one client's connection until either side ends it, or the port is given up and nothing is under way.
+pub(crate) async fn serve(
+    mut stream: ClientStream,
+    peer: SocketAddr,
+    entry: Entry,
+    upstreams: Rc<Upstreams>,
+    place: Rc<Place>,
+) {
+    let h2 = tokio::select! {
+        spoken = time::timeout(HEAD_WITHIN, stream.is_h2()) => spoken,
+        () = place.closing() => return,
+    };
+    let Ok(Ok(is_h2)) = h2 else { return };
+    let moved = stream.moved();
+    let client = Client::of(peer, stream.has_tls());
+    let connection = Rc::new(Connection { entry, client, upstreams, moved, place });
+    let (served, io) = (Rc::clone(&connection), TokioIo::new(stream));
+    let service = service_fn(move |request| answer(Rc::clone(&served), request));
+    let ended = if is_h2 {
+        let serving = http2::Builder::new(Local)
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_concurrent_streams(MAX_STREAMS)
+            .max_send_buf_size(SEND_BUFFER)
+            .max_header_list_size(MAX_HEAD_BYTES)
+            .serve_connection(io, service);
+        connection.drive(serving, |serving| serving.graceful_shutdown()).await
+    } else {
+        let serving = http1::Builder::new()
+            .max_buf_size(MAX_HEAD_BYTES as usize)
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_WITHIN)
+            .serve_connection(io, service)
+            .with_upgrades();
+        connection.drive(serving, |serving| serving.graceful_shutdown()).await
+    };
+    if let Some(Err(error)) = ended {
         tracing::trace!(error = &error as &dyn std::error::Error, %peer, "a client's connection ended");
+    }
+}
+
+impl Connection {
+    /// Until it ends; one on which nothing moves is ended, one whose port is given up is asked to.
+    async fn drive<C: Future>(&self, serving: C, give_up: impl FnOnce(Pin<&mut C>)) -> Option<C::Output> {
+        let mut serving = pin!(serving);
+        let mut still = pin!(stillness(&self.moved, self.entry.idle()));
+        tokio::select! {
+            biased;
+            ended = &mut serving => return Some(ended),
+            () = &mut still => return None,
+            () = self.place.closing() => give_up(serving.as_mut()),
+        }
+        tokio::select! {
+            ended = serving => Some(ended),
+            () = still => None,
+        }
     }
 }
 
 /// One request and its answer.
 struct Exchange {
+    connection: Rc<Connection>,
     front: Arc<Front>,
-    upstreams: Rc<Upstreams>,
-    client: Rc<Client>,
-}
-
-/// Why there is no answer from an endpoint.
-#[derive(Debug, thiserror::Error)]
-enum ForwardError {
-    #[error(transparent)]
-    NoEndpoint(#[from] NoEndpoint),
-    #[error(transparent)]
-    Connect(#[from] ConnectError),
-    #[error("no answer within {0:?}")]
-    Late(Duration),
-    #[error("the instance ended the connection before it answered")]
-    Broken(#[source] hyper::Error),
-}
-
-impl ForwardError {
-    /// An instance may have seen the request.
-    const fn was_sent(&self) -> bool {
-        matches!(self, Self::Late(_) | Self::Broken(_))
-    }
-
-    const fn ending(&self) -> Ending {
-        match self {
-            Self::NoEndpoint(_) | Self::Connect(_) => Ending::Unreachable,
-            Self::Late(_) => Ending::Late,
-            Self::Broken(_) => Ending::Broken,
-        }
-    }
-
-    const fn status(&self) -> StatusCode {
-        match self {
-            Self::NoEndpoint(_) => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Connect(_) | Self::Broken(_) => StatusCode::BAD_GATEWAY,
-            Self::Late(_) => StatusCode::GATEWAY_TIMEOUT,
-        }
-    }
 }
 
 /// A try that failed, and the request when it can be tried again.
@@ -106,15 +129,43 @@ struct Failed {
     request: Option<Request<RequestBody>>,
 }
 
+async fn answer(connection: Rc<Connection>, request: Request<Incoming>) -> Answer {
+    let Ok(host) = headers::host(&request) else { return Ok(refusal::bad_request()) };
+    if request.method() == Method::CONNECT {
+        return Ok(refusal::no_tunnel());
+    }
+    let front = match &connection.entry {
+        Entry::Front(front) => Arc::clone(front),
+        Entry::Site(site) => {
+            let state = site.state();
+            match state.routes.find(host.unwrap_or_default(), request.uri().path()) {
+                Some(Target::Service(front)) => Arc::clone(front),
+                Some(Target::Redirect(port)) => {
+                    return Ok(refusal::redirect(host.unwrap_or_default(), *port, request.uri()));
+                }
+                None => return Ok(refusal::no_route()),
+            }
+        }
+    };
+    Exchange { connection, front }.answer(request).await
+}
+
 impl Exchange {
     async fn answer(self, mut request: Request<Incoming>) -> Answer {
-        let key = self.key(&request);
-        let is_head = request.method() == Method::HEAD;
-        let upgrading = headers::is_upgrade(request.headers()).then(|| upgrade::on(&mut request));
-        headers::forward(&mut request, &self.client);
+        let (key, upstream) = {
+            let state = self.front.state();
+            (self.key(&state.policy.algorithm, &request), state.policy.upstream)
+        };
+        let asks = refusal::Asks::of(&request);
+        let can_upgrade = upstream == Upstream::Http1 && request.version() == Version::HTTP_11;
+        let upgrading =
+            (can_upgrade && headers::is_upgrade(request.headers())).then(|| upgrade::on(&mut request));
+        if headers::forward(&mut request, &self.connection.client, upstream).is_err() {
+            return Ok(refusal::bad_request());
+        }
         match self.forward(request.map(RequestBody::streamed), key).await {
             Ok((held, sender, response)) => Ok(self.pass(held, sender, response, upgrading)),
-            Err(error) => Ok(refusal(&self.front.name, &error, is_head)),
+            Err(error) => Ok(refusal::failed(&self.front.name, &error, asks)),
         }
     }
 
@@ -133,7 +184,7 @@ impl Exchange {
             };
             match self.send(&held, request).await {
                 Ok((sender, response)) => {
-                    held.note(Ending::Answered(response.status().as_u16()));
+                    held.note(refusal::ending(&response));
                     return Ok((held, sender, response));
                 }
                 Err(Failed { error, request: again }) => {
@@ -152,34 +203,33 @@ impl Exchange {
     async fn send(
         &self,
         held: &Held,
-        request: Request<RequestBody>,
+        mut request: Request<RequestBody>,
     ) -> Result<(Sender, Response<Incoming>), Failed> {
         let (address, timeouts) = (held.endpoint().address, held.policy().timeouts);
-        let spare = spare(&request);
-        let limit = timeouts.request;
-        let mut request = request;
+        let (spare, passed) = (spare(&request), request.body().passed());
         request.body_mut().count_for(held.load());
+        let is_h2 = request.version() == Version::HTTP_2;
+        let limit = timeouts.request;
+        let upstreams = &self.connection.upstreams;
         // The endpoint may have closed a connection that waited: that is nobody's failure.
-        while let Some(mut sender) = self.upstreams.take(address) {
-            match within(limit, sender.try_send_request(request)).await {
+        while let Some(mut sender) = upstreams.take(address, is_h2) {
+            match within(limit, passed.as_deref(), sender.try_send(request)).await {
                 None => return Err(Failed { error: ForwardError::Late(limit), request: None }),
                 Some(Ok(response)) => return Ok((sender, response)),
                 Some(Err(mut error)) => match error.take_message().or_else(|| spare.as_ref().map(copy)) {
                     Some(again) => request = again,
                     None => {
-                        return Err(Failed {
-                            error: ForwardError::Broken(error.into_error()),
-                            request: None,
-                        });
+                        let error = ForwardError::Broken(error.into_error());
+                        return Err(Failed { error, request: None });
                     }
                 },
             }
         }
-        let mut sender = match upstream::connect(address, timeouts.connect).await {
+        let mut sender = match upstreams.connect(address, is_h2, timeouts.connect).await {
             Ok(sender) => sender,
             Err(error) => return Err(Failed { error: error.into(), request: Some(request) }),
         };
-        match within(limit, sender.try_send_request(request)).await {
+        match within(limit, passed.as_deref(), sender.try_send(request)).await {
             None => Err(Failed { error: ForwardError::Late(limit), request: None }),
             Some(Ok(response)) => Ok((sender, response)),
             Some(Err(mut error)) => {
@@ -200,18 +250,19 @@ impl Exchange {
         headers::answer(response.headers_mut(), is_upgrade);
         if is_upgrade && let Some(client) = upgrading {
             let endpoint = upgrade::on(&mut response);
-            task::spawn_local(tunnel(client, endpoint, held));
+            task::spawn_local(tunnel(client, endpoint, held, Rc::clone(&self.connection)));
             return response.map(|_| ResponseBody::Line(None));
         }
-        let rest = Rest { held, sender: Some(sender), upstreams: Rc::clone(&self.upstreams) };
+        let upstreams = Rc::clone(&self.connection.upstreams);
+        let rest = Rest { held, sender: Some(sender), upstreams };
         response.map(|body| ResponseBody::streamed(body, rest))
     }
 
     /// What consistent hashing goes by; `None` = this request has none, or the policy hashes nothing.
-    fn key(&self, request: &Request<Incoming>) -> Option<u64> {
-        match &self.front.state().policy.algorithm {
+    fn key(&self, algorithm: &Algorithm, request: &Request<Incoming>) -> Option<u64> {
+        match algorithm {
             Algorithm::ConsistentHash { by: HashBy::Source } => {
-                Some(key(self.client.source.to_string().as_bytes()))
+                Some(key(self.connection.client.source.to_string().as_bytes()))
             }
             Algorithm::ConsistentHash { by: HashBy::Path } => Some(key(request.uri().path().as_bytes())),
             Algorithm::ConsistentHash { by: HashBy::Header(name) } => {
@@ -227,8 +278,20 @@ impl Exchange {
     }
 }
 
-async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> Option<T> {
-    time::timeout(limit, work).await.ok()
+/// The time is the endpoint's, so it begins when the whole request has passed.
+async fn within<T>(limit: Duration, passed: Option<&Passed>, work: impl Future<Output = T>) -> Option<T> {
+    let Some(passed) = passed else { return time::timeout(limit, work).await.ok() };
+    let (mut work, mut until) = (pin!(work), Instant::now() + limit);
+    loop {
+        if let Ok(done) = time::timeout_at(until, &mut work).await {
+            return Some(done);
+        }
+        let begun = passed.at().unwrap_or_else(Instant::now);
+        if begun + limit <= Instant::now() {
+            return None;
+        }
+        until = begun + limit;
+    }
 }
 
 /// A copy to send again, if that can do no harm: idempotent and without a body (RFC 9110, 9.2.2).
@@ -252,22 +315,14 @@ fn cookie<'a>(request: &'a Request<Incoming>, name: &str) -> Option<&'a str> {
     pairs.find(|(key, _)| *key == name).map(|(_, value)| value)
 }
 
-/// The proxy's own answer.
-fn refusal(service: &str, error: &ForwardError, is_head: bool) -> Response<ResponseBody> {
-    let text = format!("skein: {service}: {error}\n");
-    let mut response =
-        Response::new(if is_head { ResponseBody::Line(None) } else { ResponseBody::line(text) });
-    *response.status_mut() = error.status();
-    response
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, header::HeaderValue::from_static("text/plain; charset=utf-8"));
-    response
-}
-
-/// Both sides speak another protocol from here on; the endpoint is held until they end.
-async fn tunnel(client: OnUpgrade, endpoint: OnUpgrade, held: Held) {
+/// Both sides speak another protocol from here on; the endpoint is held until they end, or nothing moves.
+async fn tunnel(client: OnUpgrade, endpoint: OnUpgrade, held: Held, connection: Rc<Connection>) {
     if let (Ok(client), Ok(endpoint)) = (client.await, endpoint.await) {
-        let _ = tokio::io::copy_bidirectional(&mut TokioIo::new(client), &mut TokioIo::new(endpoint)).await;
+        let (mut client, mut endpoint) = (TokioIo::new(client), TokioIo::new(endpoint));
+        tokio::select! {
+            _ = tokio::io::copy_bidirectional(&mut client, &mut endpoint) => {}
+            () = stillness(&connection.moved, held.policy().timeouts.idle) => {}
+        }
     }
     drop(held);
 }

@@ -4,14 +4,11 @@
 //! none has been reached. A connection on which nothing moves is ended.
 
 use std::{
-    cell::Cell,
     io,
     net::SocketAddr,
     pin::Pin,
-    rc::Rc,
     sync::Arc,
     task::{Context, Poll},
-    time::Duration,
 };
 
 use skein_agent_core::balance::{Ending, Load, key};
@@ -22,19 +19,24 @@ use tokio::{
     time,
 };
 
-use super::front::{Front, Held};
+use super::{
+    client::{Moved, stillness},
+    front::{Front, Held},
+    introduction,
+};
 
 /// For each direction of a connection.
 const BUFFER_BYTES: usize = 8 << 10;
 
 /// Serves one client's connection until either side ends it.
 pub(crate) async fn serve(mut client: TcpStream, peer: SocketAddr, front: Arc<Front>) {
-    let Some((mut held, endpoint)) = reach(peer, &front).await else { return };
+    let Ok(destination) = client.local_addr() else { return };
+    let Some((mut held, endpoint)) = reach(peer, destination, &front).await else { return };
     held.note(Ending::Connected);
     let idle = held.policy().timeouts.idle;
-    let moved = Rc::new(Cell::new(0));
+    let moved = Moved::default();
     let load = Arc::clone(held.load());
-    let mut endpoint = Watched { stream: endpoint, moved: Rc::clone(&moved), load };
+    let mut endpoint = Watched { stream: endpoint, moved: moved.clone(), load };
     tokio::select! {
         _ = copy_bidirectional_with_sizes(&mut client, &mut endpoint, BUFFER_BYTES, BUFFER_BYTES) => {}
         () = stillness(&moved, idle) => {
@@ -44,7 +46,7 @@ pub(crate) async fn serve(mut client: TcpStream, peer: SocketAddr, front: Arc<Fr
 }
 
 /// A connection to the first endpoint that takes one.
-async fn reach(peer: SocketAddr, front: &Arc<Front>) -> Option<(Held, TcpStream)> {
+async fn reach(peer: SocketAddr, destination: SocketAddr, front: &Arc<Front>) -> Option<(Held, TcpStream)> {
     let key = match &front.state().policy.algorithm {
         Algorithm::ConsistentHash { .. } => Some(key(peer.ip().to_canonical().to_string().as_bytes())),
         Algorithm::RoundRobin | Algorithm::Random | Algorithm::LeastRequests | Algorithm::Adaptive => None,
@@ -59,9 +61,8 @@ async fn reach(peer: SocketAddr, front: &Arc<Front>) -> Option<(Held, TcpStream)
             }
         };
         let limit = held.policy().timeouts.connect;
-        let connected = time::timeout(limit, TcpStream::connect(held.endpoint().address)).await;
+        let connected = time::timeout(limit, connect(&held, peer, destination)).await;
         if let Ok(Ok(stream)) = connected {
-            let _ = stream.set_nodelay(true);
             return Some((held, stream));
         }
         held.note(Ending::Unreachable);
@@ -72,28 +73,20 @@ async fn reach(peer: SocketAddr, front: &Arc<Front>) -> Option<(Held, TcpStream)
     }
 }
 
-/// Ends when nothing has moved for a whole `idle`.
-async fn stillness(moved: &Cell<u64>, idle: Duration) {
-    let mut seen = moved.get();
-    loop {
-        time::sleep(idle).await;
-        if std::mem::replace(&mut seen, moved.get()) == moved.get() {
-            return;
-        }
+async fn connect(held: &Held, peer: SocketAddr, destination: SocketAddr) -> io::Result<TcpStream> {
+    let mut stream = TcpStream::connect(held.endpoint().address).await?;
+    let _ = stream.set_nodelay(true);
+    if held.policy().send_proxy {
+        introduction::tell(&mut stream, peer, destination).await?;
     }
+    Ok(stream)
 }
 
 /// Counts what passes.
 struct Watched {
     stream: TcpStream,
-    moved: Rc<Cell<u64>>,
+    moved: Moved,
     load: Arc<Load>,
-}
-
-impl Watched {
-    fn count(&self, bytes: usize) {
-        self.moved.set(self.moved.get().wrapping_add(bytes as u64));
-    }
 }
 
 impl AsyncRead for Watched {
@@ -105,7 +98,7 @@ impl AsyncRead for Watched {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(context, buffer);
         let bytes = buffer.filled().len() - before;
-        self.count(bytes);
+        self.moved.count(bytes);
         self.load.sent(bytes);
         read
     }
@@ -119,7 +112,7 @@ impl AsyncWrite for Watched {
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(context, bytes);
         if let Poll::Ready(Ok(count)) = written {
-            self.count(count);
+            self.moved.count(count);
             self.load.received(count);
         }
         written

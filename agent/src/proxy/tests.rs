@@ -1,8 +1,13 @@
 //! Real sockets through the balancer: endpoints that come, go, refuse, hang and break.
 
+mod bad_input;
 mod endpoint;
 mod front;
+mod h2;
+mod introduction;
 mod measured;
+mod routes;
+mod tls;
 
 use std::{
     collections::BTreeMap,
@@ -13,7 +18,7 @@ use std::{
 use skein_common::{
     InstanceId, ServiceId,
     endpoint::{BalancedPort, Endpoint, EndpointsUpdate, ServiceEndpoints},
-    service::{Algorithm, BalanceMode, BalancePolicy, HashBy, Protocol},
+    service::{Algorithm, BalanceMode, BalancePolicy, HashBy, Protocol, Route},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -22,7 +27,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::endpoint::TestEndpoint;
-use super::{Balancer, BalancerHandle, ProxyConfig};
+use super::{Balancer, BalancerHandle, FetchCertificate, ProxyConfig};
 
 /// A balancer with one service on one published port.
 struct Rig {
@@ -46,6 +51,34 @@ impl Rig {
         rig
     }
 
+    /// A balancer that fetches certificates here, and has been told nothing.
+    async fn bare(fetch: FetchCertificate) -> Self {
+        let stop = CancellationToken::new();
+        let config = ProxyConfig { ingress: Ipv4Addr::LOCALHOST.into(), threads: 2 };
+        let (balancer, handle) = Balancer::new(config, stop.clone());
+        let tasks = TaskTracker::new();
+        tasks.spawn(balancer.with_certificates(fetch).run());
+        Self { handle, port: free_port().await, policy: http(), generation: 0, tasks, stop }
+    }
+
+    /// These services and no others; the ports have no address of their own.
+    async fn route(&mut self, services: &[(&str, &TestEndpoint, Vec<Route>)]) {
+        let mut update = self.update(&[]);
+        update.services = services
+            .iter()
+            .enumerate()
+            .map(|(position, (name, at, routes))| {
+                let mut one = self.service(&[at]);
+                one.service = ServiceId::from_random(position as u64 + 1);
+                one.name = (*name).to_owned();
+                one.ports[0].published = None;
+                one.routes.clone_from(routes);
+                one
+            })
+            .collect();
+        self.handle.apply(update).await.unwrap();
+    }
+
     /// From now on these.
     async fn serve(&mut self, endpoints: &[&TestEndpoint]) {
         let update = self.update(endpoints);
@@ -54,6 +87,16 @@ impl Rig {
 
     fn update(&mut self, endpoints: &[&TestEndpoint]) -> EndpointsUpdate {
         self.generation += 1;
+        EndpointsUpdate {
+            term: 1,
+            generation: self.generation,
+            from: None,
+            services: vec![self.service(endpoints)],
+            removals: Vec::new(),
+        }
+    }
+
+    fn service(&self, endpoints: &[&TestEndpoint]) -> ServiceEndpoints {
         let endpoint = |at: &&TestEndpoint| Endpoint {
             instance: at.instance,
             host: at.address.ip().to_string(),
@@ -66,19 +109,12 @@ impl Rig {
             published: Some(self.port),
             endpoints: endpoints.iter().map(endpoint).collect(),
         };
-        let service = ServiceEndpoints {
+        ServiceEndpoints {
             service: ServiceId::from_random(1),
             name: "web".to_owned(),
             policy: self.policy.clone(),
             ports: vec![port],
             routes: Vec::new(),
-        };
-        EndpointsUpdate {
-            term: 1,
-            generation: self.generation,
-            from: None,
-            services: vec![service],
-            removals: Vec::new(),
         }
     }
 
@@ -263,26 +299,6 @@ async fn a_websocket_passes() {
     stream.read_exact(&mut echo).await.unwrap();
     assert_eq!(&echo, b"ping");
     drop(stream);
-    rig.stop().await;
-}
-
-#[tokio::test]
-async fn bad_input_gets_the_right_status_and_harms_nobody() {
-    let one = TestEndpoint::start(1).await;
-    let rig = Rig::start(http(), &[&one]).await;
-    let large = format!("GET / HTTP/1.1\r\nhost: web\r\nx: {}\r\n\r\n", "y".repeat(1 << 20));
-    for (request, status) in [
-        ("\x16\x03\x01\x02\x00garbage\r\n\r\n", 400),
-        ("GET / HTTP/1.1\r\nhost web\r\n\r\n", 400),
-        ("GET / HTTP/1.1\r\nhost: a\r\ncontent-length: 1, 2\r\n\r\n", 400),
-    ] {
-        assert_eq!(rig.ask(request).await.0, status, "{request:.40}");
-    }
-    // The end of the connection may overtake the answer: there is more to read.
-    let (status, _) = rig.ask(&large).await;
-    assert!([0, 431].contains(&status), "{status}");
-    assert_eq!(one.served(), 0);
-    assert_eq!(rig.get("/who").await, (200, "1".to_owned()));
     rig.stop().await;
 }
 

@@ -13,17 +13,25 @@ use std::{
     time::{Duration, Instant},
 };
 
+use hyper::rt::Executor;
 use skein_common::service::BalanceMode;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
     net::{TcpListener, TcpStream},
     runtime,
-    sync::{Semaphore, mpsc},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     task, time,
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{front::Front, http, tcp, upstream::Upstreams};
+use super::{
+    client::ClientStream,
+    front::Connected,
+    http, introduction,
+    site::{Entry, Tls},
+    tcp, tls,
+    upstream::Upstreams,
+};
 
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 1024;
@@ -42,7 +50,7 @@ const LAST_REQUESTS: Duration = Duration::from_secs(3);
 #[derive(Debug)]
 struct Order {
     listener: StdListener,
-    front: Arc<Front>,
+    entry: Entry,
     stop: CancellationToken,
 }
 
@@ -78,13 +86,13 @@ impl Threads {
     pub(crate) async fn listen(
         &self,
         address: SocketAddr,
-        front: &Arc<Front>,
+        entry: &Entry,
         stop: &CancellationToken,
     ) -> io::Result<()> {
         let listeners: Vec<StdListener> =
             self.orders.iter().map(|_| bind(address)).collect::<io::Result<_>>()?;
         for (thread, listener) in self.orders.iter().zip(listeners) {
-            let order = Order { listener, front: Arc::clone(front), stop: stop.clone() };
+            let order = Order { listener, entry: entry.clone(), stop: stop.clone() };
             thread.send(order).await.map_err(|_| io::Error::other("the proxy's thread has ended"))?;
         }
         Ok(())
@@ -123,15 +131,13 @@ async fn run(mut orders: mpsc::Receiver<Order>, stop: CancellationToken) {
 }
 
 async fn accept(order: Order, upstreams: Rc<Upstreams>, permits: Arc<Semaphore>) {
-    let Order { listener, front, stop } = order;
+    let Order { listener, entry, stop } = order;
+    let name = entry.name();
     let listener = match TcpListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => {
-            tracing::error!(
-                service = front.name,
-                error = &error as &dyn std::error::Error,
-                "a published port is not served"
-            );
+            let error = &error as &dyn std::error::Error;
+            tracing::error!(name, error, "a published port is not served");
             return;
         }
     };
@@ -146,30 +152,80 @@ async fn accept(order: Order, upstreams: Rc<Upstreams>, permits: Arc<Semaphore>)
             Ok(accepted) => accepted,
             Err(error) => {
                 if !std::mem::replace(&mut is_failing, true) {
-                    tracing::warn!(
-                        service = front.name,
-                        error = &error as &dyn std::error::Error,
-                        "connections cannot be accepted"
-                    );
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(name, error, "connections cannot be accepted");
                 }
                 time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
         is_failing = false;
-        let (front, upstreams, connected) = (Arc::clone(&front), Rc::clone(&upstreams), front.connected());
-        task::spawn_local(async move {
-            serve(stream, peer, front, upstreams).await;
-            drop((connected, permit));
-        });
+        let connected = match &entry {
+            Entry::Front(front) => Some(front.connected()),
+            // Whose it is each request says.
+            Entry::Site(_) => None,
+        };
+        let place = Rc::new(Place { _held: (permit, connected), stop: stop.clone() });
+        task::spawn_local(serve(stream, peer, entry.clone(), Rc::clone(&upstreams), place));
     }
 }
 
-async fn serve(stream: TcpStream, peer: SocketAddr, front: Arc<Front>, upstreams: Rc<Upstreams>) {
+async fn serve(
+    mut stream: TcpStream,
+    peer: SocketAddr,
+    entry: Entry,
+    upstreams: Rc<Upstreams>,
+    place: Rc<Place>,
+) {
     // Without it answers of several writes wait for each other's acknowledgement.
     let _ = stream.set_nodelay(true);
-    match front.state().policy.mode {
-        BalanceMode::Http => http::serve(stream, peer, front, upstreams).await,
-        BalanceMode::Tcp => tcp::serve(stream, peer, front).await,
+    let mut source = peer;
+    if entry.trusts(peer.ip()) {
+        match introduction::hear(&mut stream).await {
+            Ok(introduced) => source = introduced.unwrap_or(peer),
+            Err(error) => {
+                tracing::debug!(%peer, error = &error as &dyn std::error::Error, "a trusted front balancer did not say for whom it connects; sent away");
+                return;
+            }
+        }
+    }
+    let stream = match &entry {
+        Entry::Front(front) if front.state().policy.mode == BalanceMode::Tcp => {
+            return tcp::serve(stream, source, Arc::clone(front)).await;
+        }
+        Entry::Front(_) => ClientStream::plain(stream),
+        Entry::Site(site) => match site.state().tls.clone() {
+            Tls::Off => ClientStream::plain(stream),
+            Tls::Waiting => return,
+            Tls::On(config) => match tls::handshake(stream, config).await {
+                Some(stream) => ClientStream::tls(stream),
+                None => return,
+            },
+        },
+    };
+    http::serve(stream, source, entry, upstreams, place).await;
+}
+
+/// One of a thread's connections, for as long as it needs the thread.
+#[derive(Debug)]
+pub(crate) struct Place {
+    _held: (OwnedSemaphorePermit, Option<Connected>),
+    stop: CancellationToken,
+}
+
+impl Place {
+    /// The port is given up: what is under way is finished, and nothing begun.
+    pub(crate) async fn closing(&self) {
+        self.stop.cancelled().await;
+    }
+}
+
+/// Runs what belongs to a connection on its thread.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Local;
+
+impl<F: Future + 'static> Executor<F> for Local {
+    fn execute(&self, work: F) {
+        drop(task::spawn_local(work));
     }
 }

@@ -15,18 +15,18 @@ use hyper::{
     Request, Response, StatusCode,
     body::Incoming,
     header::{CONNECTION, HeaderValue, UPGRADE},
-    server::conn::http1,
+    server::conn::{http1, http2},
     service::service_fn,
 };
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use skein_common::InstanceId;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-type Body = Either<Full<Bytes>, Either<Incoming, Empty<Bytes>>>;
+pub type Body = Either<Full<Bytes>, Either<Incoming, Empty<Bytes>>>;
 
 pub struct TestEndpoint {
     pub instance: InstanceId,
@@ -38,14 +38,28 @@ pub struct TestEndpoint {
 
 impl TestEndpoint {
     pub async fn start(number: u64) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        let endpoint = Self {
+        Self::serving(number, false).await
+    }
+
+    /// Speaks HTTP/2 only.
+    pub async fn start_h2(number: u64) -> Self {
+        Self::serving(number, true).await
+    }
+
+    /// Somebody else serves there.
+    pub fn at(number: u64, address: SocketAddr) -> Self {
+        Self {
             instance: super::instance(number),
-            address: listener.local_addr().unwrap(),
+            address,
             served: Arc::default(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
-        };
+        }
+    }
+
+    async fn serving(number: u64, is_h2: bool) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let endpoint = Self::at(number, listener.local_addr().unwrap());
         assert!(super::local(endpoint.address));
         let (served, stop, tasks) = (endpoint.served.clone(), endpoint.stop.clone(), endpoint.tasks.clone());
         endpoint.tasks.spawn(async move {
@@ -55,11 +69,19 @@ impl TestEndpoint {
                     let (served, stop) = (served.clone(), stop.clone());
                     tasks.spawn(async move {
                         let service = service_fn(|request| serve(number, Arc::clone(&served), request));
-                        let connection = http1::Builder::new()
-                            .serve_connection(TokioIo::new(stream), service)
-                            .with_upgrades();
+                        let io = TokioIo::new(stream);
+                        let connection = async {
+                            if is_h2 {
+                                let server = http2::Builder::new(TokioExecutor::new());
+                                drop(server.serve_connection(io, service).await);
+                            } else {
+                                drop(
+                                    http1::Builder::new().serve_connection(io, service).with_upgrades().await,
+                                );
+                            }
+                        };
                         tokio::select! {
-                            _ = connection => {}
+                            () = connection => {}
                             () = stop.cancelled() => {}
                         }
                     });
@@ -154,7 +176,36 @@ pub async fn hammer(port: u16, done: CancellationToken) -> (u64, u64) {
 }
 
 async fn ask(stream: &mut TcpStream) -> std::io::Result<u16> {
-    stream.write_all(b"GET /who HTTP/1.1\r\nhost: web\r\n\r\n").await?;
+    Ok(answered(stream, "web", "/who").await?.0)
+}
+
+/// One client's connection that is used again.
+pub struct Kept(TcpStream);
+
+impl Kept {
+    pub async fn connect(port: u16) -> Self {
+        Self(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.unwrap())
+    }
+
+    pub async fn get(&mut self, host: &str, path: &str) -> (u16, String) {
+        answered(&mut self.0, host, path).await.unwrap()
+    }
+
+    /// Waits for the other side to end it.
+    pub async fn is_closed(&mut self) -> bool {
+        matches!(self.0.read_u8().await, Err(error) if error.kind() != std::io::ErrorKind::WouldBlock)
+    }
+}
+
+/// One request and its answer, on a connection that stays.
+pub async fn answered<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut S,
+    host: &str,
+    path: &str,
+) -> std::io::Result<(u16, String)> {
+    let request = format!("GET {path} HTTP/1.1\r\nhost: {host}\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    stream.flush().await?;
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(stream.read_u8().await?);
@@ -164,5 +215,6 @@ async fn ask(stream: &mut TcpStream) -> std::io::Result<u16> {
         text.split("content-length: ").nth(1).and_then(|rest| rest.split("\r\n").next()?.parse().ok());
     let mut body = vec![0; length.unwrap_or(0)];
     stream.read_exact(&mut body).await?;
-    Ok(text.get(9..12).and_then(|status| status.parse().ok()).unwrap_or(0))
+    let status = text.get(9..12).and_then(|status| status.parse().ok()).unwrap_or(0);
+    Ok((status, String::from_utf8_lossy(&body).into_owned()))
 }
