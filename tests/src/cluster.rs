@@ -195,6 +195,14 @@ impl Cluster {
         self.agent_mut(name)?.kill()
     }
 
+    /// Whatever a stopped agent knew of its instances is gone; who it is stays.
+    ///
+    /// # Errors
+    /// When there is no such agent, or it has not written anything.
+    pub fn forget_instances(&mut self, name: &str) -> Result<()> {
+        self.agent_mut(name)?.remove_checkpoint()
+    }
+
     /// # Errors
     /// When there is no such agent or it does not start.
     pub async fn start_agent(&mut self, name: &str) -> Result<()> {

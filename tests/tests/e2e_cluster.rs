@@ -44,6 +44,7 @@ async fn a_cluster_lives_through_everything() -> Result<()> {
     deploy_and_scale(&cluster).await?;
     kill_a_container(&cluster).await?;
     kill_an_agent(&mut cluster).await?;
+    reboot_a_node(&mut cluster).await?;
     kill_the_leader(&mut cluster).await?;
     kill_all_masters(&mut cluster).await?;
     drain(&cluster).await?;
@@ -176,6 +177,35 @@ async fn kill_an_agent(cluster: &mut Deployment) -> Result<()> {
     cluster.docker.kill(&container.id).await?;
     restarted(cluster, victim).await?;
     cluster.check_untouched(&kept).await
+}
+
+/// What a reboot leaves of a node: no process, containers that have ended, the folders.
+async fn reboot_a_node(cluster: &mut Deployment) -> Result<()> {
+    let instances = cluster.ready(SERVICE, 5, LIMIT).await?;
+    let (theirs, others): (Vec<_>, Vec<_>) = cluster
+        .containers()
+        .await?
+        .into_iter()
+        .partition(|container| container.label("io.skein.node") == node_of(&instances, "n2"));
+    ensure!(!theirs.is_empty(), "n2 holds something");
+    cluster.agents[1].kill()?;
+    for container in &theirs {
+        cluster.docker.kill(&container.id).await?;
+    }
+    cluster.agents[1].start()?;
+    cluster.all_nodes_ready().await?;
+    for instance in instances.iter().filter(|instance| instance.node_name == "n2") {
+        restarted(cluster, instance).await?;
+    }
+    let again = cluster.ready(SERVICE, 5, LIMIT).await?;
+    let ids = |all: &[Instance]| all.iter().map(|instance| instance.id.clone()).collect::<BTreeSet<_>>();
+    ensure!(ids(&again) == ids(&instances), "in their places: {}", show_instances(&again));
+    everybody_answers(&again).await?;
+    cluster.check_untouched(&others).await
+}
+
+fn node_of<'a>(instances: &'a [Instance], name: &str) -> &'a str {
+    instances.iter().find(|instance| instance.node_name == name).map_or("", |instance| &instance.node_id)
 }
 
 async fn kill_the_leader(cluster: &mut Deployment) -> Result<()> {

@@ -12,15 +12,16 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use skein_proto::v1::{
-    AddMasterRequest, Consistency, CreateServiceRequest, GetServiceRequest, MemberRole, RemoveMasterRequest,
-    ScaleServiceRequest, service_service_client::ServiceServiceClient,
+    AddMasterRequest, Consistency, CreateServiceRequest, GetServiceRequest, Instance, MemberRole, Phase,
+    RemoveMasterRequest, RestartCondition, ScaleServiceRequest, service_service_client::ServiceServiceClient,
 };
 use skein_tests::{
     client::reason,
     cluster::Cluster,
+    deployment::show_instances,
     spec::service,
     wait,
-    watch::{Seen, Watcher},
+    watch::{Seen, Watcher, is_ready},
 };
 use tonic::Code;
 
@@ -97,6 +98,49 @@ async fn a_scale_goes_on_under_the_next_leader() -> Result<()> {
     }
     watcher.check_one_live_per_slot().map_err(anyhow::Error::msg)?;
     cluster.stop().await
+}
+
+/// One restart is allowed. It was used before the leader died and the agent lost its memory.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn restarts_are_counted_across_leaders_and_agents() -> Result<()> {
+    let mut cluster = Cluster::start(3, 1).await?;
+    let once = service("web").replicas(1).restart(RestartCondition::OnFailure, Duration::ZERO, Some(1));
+    cluster.client.apply(once).await?;
+    let first = cluster.ready("web", 1).await?.pop().context("an instance")?;
+    let watcher = cluster.watch("web");
+    cluster.end_container(&first, 1).await?;
+    let attempt = |instances: &BTreeMap<String, Instance>| {
+        let observed = instances.get(&first.id).and_then(|instance| instance.observed.clone());
+        observed.filter(|observed| observed.phase() == Phase::Ready).map(|observed| observed.attempt)
+    };
+    wait::until("the second attempt is ready", LIMIT, async || {
+        let seen = attempt(&watcher.instances());
+        wait::expect(seen == Some(2), || format!("{seen:?}"))
+    })
+    .await?;
+    let leader = cluster.leader().await?;
+    cluster.kill_master(leader).await?;
+    cluster.stop_agent("n1").await?;
+    cluster.forget_instances("n1")?;
+    cluster.start_agent("n1").await?;
+    cluster.nodes_ready().await?;
+    let second = cluster.ready("web", 1).await?.pop().context("an instance")?;
+    ensure!(second.id == first.id, "adopted");
+    cluster.end_container(&second, 1).await?;
+    wait::until("it is replaced", LIMIT, async || {
+        let all = cluster.client.instances("web").await.map_err(|status| status.to_string())?;
+        wait::expect(all.iter().any(|other| other.id != first.id && is_ready(other)), || show_instances(&all))
+    })
+    .await?;
+    let most = watcher.history().iter().filter_map(|seen| attempt_of(seen, &first.id)).max();
+    ensure!(most == Some(2), "it was restarted more than once: attempt {most:?}");
+    cluster.stop().await
+}
+
+fn attempt_of(seen: &Seen, id: &str) -> Option<u32> {
+    let Seen::Changed { changes, .. } = seen else { return None };
+    let ours = changes.iter().filter(|(_, instance)| instance.id == id);
+    ours.filter_map(|(_, instance)| instance.observed.as_ref()).map(|observed| observed.attempt).max()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

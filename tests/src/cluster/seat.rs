@@ -7,7 +7,7 @@
 
 use std::{
     collections::BTreeMap,
-    fmt,
+    fmt, fs,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
@@ -219,6 +219,12 @@ impl AgentSeat {
             Some(_) => Ok(()),
             None => bail!("{} does not run", self.name),
         }
+    }
+
+    pub fn remove_checkpoint(&self) -> Result<()> {
+        ensure!(!self.is_running(), "{} runs", self.name);
+        let file = self.folder.join("checkpoint");
+        fs::remove_file(&file).with_context(|| file.display().to_string())
     }
 
     /// Ends as it does on SIGTERM. One that does not run is no error.
