@@ -49,7 +49,7 @@ demo-down: ## Remove every trace of the demo
 	@tests/demo/down.sh
 
 .PHONY: bench
-bench: setup ## Measure and print the tables (release build; unpacks Debian's etcd to compare)
+bench: setup ## Measure and print the tables (release build; compares with Debian's etcd, HAProxy, nginx)
 	@tests/bench.sh $(ARGS)
 
 .PHONY: soak

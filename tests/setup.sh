@@ -11,6 +11,8 @@
 #   tests/setup.sh images       sample images only (needs a daemon)
 #   tests/setup.sh etcd         the etcd the benches compare with, unpacked under
 #                               $CARGO_TARGET_DIR/tools and never started here
+#   tests/setup.sh rivals       HAProxy, nginx and wrk, installed when root and told about when not; their
+#                               services are not started
 #
 # Read from the environment:
 #   SKEIN_DOCKERD_LOG    log of a daemon started here  (/var/log/skein-dockerd.log)
@@ -267,6 +269,25 @@ ensure_etcd() {
     rm -f "$folder"/etcd-server_*.deb
 }
 
+# Installed without their services: the benches start what they measure.
+ensure_rivals() {
+    local program missing=()
+    for program in haproxy nginx wrk; do have "$program" || missing+=("$program"); done
+    if [ ${#missing[@]} = 0 ]; then return 0; fi
+    if ! is_root || ! have apt-get; then
+        say "not installed, so not measured beside: ${missing[*]}"
+        return 0
+    fi
+    say "installing ${missing[*]}"
+    apt_quietly update
+    local policy=/usr/sbin/policy-rc.d own=no
+    if [ ! -e "$policy" ]; then
+        printf '#!/bin/sh\nexit 101\n' >"$policy" && chmod +x "$policy" && own=yes
+    fi
+    apt_quietly install -y --no-install-recommends "${missing[@]}" || say "some could not be installed"
+    if [ "$own" = yes ]; then rm -f "$policy"; fi
+}
+
 # --- main ------------------------------------------------------------------
 
 # Two runs at once would start two daemons: the second waits for the first. Whatever outlives
@@ -282,5 +303,6 @@ case "${1:-all}" in
     docker) ensure_packages; ensure_daemon ;;
     images) ensure_images ;;
     etcd) ensure_etcd ;;
-    *) echo "usage: tests/setup.sh [all|docker|images|etcd]" >&2; exit 64 ;;
+    rivals) ensure_rivals ;;
+    *) echo "usage: tests/setup.sh [all|docker|images|etcd|rivals]" >&2; exit 64 ;;
 esac

@@ -3,6 +3,7 @@
 //! Invariant: only real release binaries over loopback; figures are printed, never asserted, so no
 //! test depends on the speed of a machine.
 
+mod balance;
 pub mod etcd;
 mod failover;
 pub mod figure;
@@ -40,6 +41,8 @@ pub enum Bench {
     Scale,
     /// Memory of idle processes.
     Memory,
+    /// The balancer beside HAProxy and nginx, among uneven backends, and how soon it learns of a change.
+    Balance,
 }
 
 /// How much is measured.
@@ -83,15 +86,17 @@ impl Plan {
 impl Bench {
     /// # Errors
     /// When what is to be measured does not work.
-    pub async fn measure(self, plan: &Plan) -> Result<Table> {
-        match self {
+    pub async fn measure(self, plan: &Plan) -> Result<Vec<Table>> {
+        let table = match self {
             Self::Writes => Box::pin(writes::measure(plan)).await,
             Self::Instances => Box::pin(instances::measure(plan)).await,
             Self::Failover => Box::pin(failover::measure(plan)).await,
             Self::Hollow => Box::pin(hollow_scale::measure(plan)).await,
             Self::Scale => Box::pin(hollow_scale::fill(plan)).await,
             Self::Memory => Box::pin(footprint::measure(plan)).await,
-        }
+            Self::Balance => return Box::pin(balance::measure(plan)).await,
+        };
+        Ok(vec![table?])
     }
 }
 

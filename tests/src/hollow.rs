@@ -14,7 +14,11 @@ use skein_common::{
     NodeId, Resources,
     node::{NodeDescription, Platform},
 };
-use tokio::{sync::Semaphore, task::JoinSet, time};
+use tokio::{
+    sync::{Semaphore, mpsc},
+    task::JoinSet,
+    time::{self, Instant},
+};
 
 use self::session::HollowAgent;
 
@@ -31,6 +35,18 @@ pub struct Flock {
     pub first: usize,
     pub cpu_millis: u64,
     pub memory_bytes: u64,
+    /// Told of endpoints that an agent goes by; without it nodes have no balancer.
+    pub applied: Option<mpsc::UnboundedSender<AppliedEndpoints>>,
+}
+
+/// An agent goes by these endpoints now.
+#[derive(Debug, Clone, Copy)]
+pub struct AppliedEndpoints {
+    /// Its number.
+    pub agent: usize,
+    /// Of all services together.
+    pub endpoints: usize,
+    pub at: Instant,
 }
 
 /// Runs them for ever.
@@ -45,7 +61,8 @@ pub async fn run(flock: Flock) {
 }
 
 async fn live(flock: Arc<Flock>, number: usize, dials: Arc<Semaphore>) {
-    let mut agent = HollowAgent::new(node_id(number), description(&flock, number));
+    let mut agent =
+        HollowAgent::new(node_id(number), description(&flock, number), number, flock.applied.clone());
     let mut hint: Option<String> = None;
     loop {
         let any = rand::rng().random_range(0..flock.masters.len().max(1));
@@ -75,7 +92,7 @@ fn description(flock: &Flock, number: usize) -> NodeDescription {
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
         runtime_version: "hollow".to_owned(),
         generic: Vec::new(),
-        balances: false,
+        balances: flock.applied.is_some(),
         pids: 0,
     }
 }

@@ -4,18 +4,23 @@
 //! none has been reached. A connection on which nothing moves is ended.
 
 use std::{
+    cell::RefCell,
+    future::poll_fn,
     io,
     net::SocketAddr,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
-use skein_agent_core::balance::{Ending, Load, key};
+use skein_agent_core::balance::{Ending, key};
 use skein_common::service::Algorithm;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional_with_sizes},
-    net::TcpStream,
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf},
+    net::{
+        TcpStream,
+        tcp::{ReadHalf, WriteHalf},
+    },
     time,
 };
 
@@ -25,20 +30,36 @@ use super::{
     introduction,
 };
 
-/// For each direction of a connection.
-const BUFFER_BYTES: usize = 8 << 10;
+const BUFFER_BYTES: usize = 32 << 10;
+
+thread_local! {
+    /// What is read is written before anybody else reads: one for all connections of a thread, none for idle ones.
+    static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; BUFFER_BYTES]);
+}
 
 /// Serves one client's connection until either side ends it.
 pub(crate) async fn serve(mut client: TcpStream, peer: SocketAddr, front: Arc<Front>) {
     let Ok(destination) = client.local_addr() else { return };
-    let Some((mut held, endpoint)) = reach(peer, destination, &front).await else { return };
+    let Some((mut held, mut endpoint)) = reach(peer, destination, &front).await else { return };
     held.note(Ending::Connected);
     let idle = held.policy().timeouts.idle;
     let moved = Moved::default();
     let load = Arc::clone(held.load());
-    let mut endpoint = Watched { stream: endpoint, moved: moved.clone(), load };
+    let (from_client, to_client) = client.split();
+    let (from_endpoint, to_endpoint) = endpoint.split();
+    let received = |bytes| {
+        moved.count(bytes);
+        load.received(bytes);
+    };
+    let sent = |bytes| {
+        moved.count(bytes);
+        load.sent(bytes);
+    };
+    let both = async {
+        tokio::try_join!(carry(from_client, to_endpoint, received), carry(from_endpoint, to_client, sent))
+    };
     tokio::select! {
-        _ = copy_bidirectional_with_sizes(&mut client, &mut endpoint, BUFFER_BYTES, BUFFER_BYTES) => {}
+        _ = both => {}
         () = stillness(&moved, idle) => {
             tracing::debug!(service = front.name, %peer, ?idle, "nothing moved on a connection; ended");
         }
@@ -82,47 +103,36 @@ async fn connect(held: &Held, peer: SocketAddr, destination: SocketAddr) -> io::
     Ok(stream)
 }
 
-/// Counts what passes.
-struct Watched {
-    stream: TcpStream,
-    moved: Moved,
-    load: Arc<Load>,
-}
-
-impl AsyncRead for Watched {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
-        let bytes = buffer.filled().len() - before;
-        self.moved.count(bytes);
-        self.load.sent(bytes);
-        read
-    }
-}
-
-impl AsyncWrite for Watched {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
-        if let Poll::Ready(Ok(count)) = written {
-            self.moved.count(count);
-            self.load.received(count);
+/// One direction, until its end, which passes too.
+async fn carry(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, passed: impl Fn(usize)) -> io::Result<()> {
+    loop {
+        let (count, rest) = poll_fn(|context| pass(&mut from, &mut to, context)).await?;
+        if count == 0 {
+            return to.shutdown().await;
         }
-        written
+        passed(count);
+        // Its receiver is slow: nothing more is read until it has taken this.
+        to.write_all(&rest).await?;
     }
+}
 
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
+/// Reads what there is and writes it at once: how much it was, and what could not be written yet.
+fn pass(
+    from: &mut ReadHalf<'_>,
+    to: &mut WriteHalf<'_>,
+    context: &mut Context<'_>,
+) -> Poll<io::Result<(usize, Vec<u8>)>> {
+    BUFFER.with_borrow_mut(|buffer| {
+        let mut read = ReadBuf::new(buffer);
+        ready!(Pin::new(from).poll_read(context, &mut read))?;
+        let bytes = read.filled();
+        if bytes.is_empty() {
+            return Poll::Ready(Ok((0, Vec::new())));
+        }
+        let written = match Pin::new(to).poll_write(context, bytes) {
+            Poll::Ready(written) => written?,
+            Poll::Pending => 0,
+        };
+        Poll::Ready(Ok((bytes.len(), bytes[written..].to_vec())))
+    })
 }

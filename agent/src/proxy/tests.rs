@@ -364,6 +364,29 @@ async fn connections_pass_whole_and_go_around_what_refuses() {
 }
 
 #[tokio::test]
+async fn every_byte_passes_however_slowly_it_is_taken() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let at = TestEndpoint::at(1, listener.local_addr().unwrap());
+    let rig = Rig::start(BalancePolicy::default(), &[&at]).await;
+    // Everything is read before anything is answered, and the end of one direction is not the end of the other.
+    let endpoint = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut said = Vec::new();
+        stream.read_to_end(&mut said).await.unwrap();
+        stream.write_all(&said).await.unwrap();
+    });
+    let sent: Vec<u8> = (0..3_000_000_u32).map(|number| number.to_le_bytes()[1]).collect();
+    let mut client = rig.connect().await;
+    client.write_all(&sent).await.unwrap();
+    client.shutdown().await.unwrap();
+    let mut heard = Vec::new();
+    client.read_to_end(&mut heard).await.unwrap();
+    assert!(heard == sent, "{} bytes of {}", heard.len(), sent.len());
+    endpoint.await.unwrap();
+    rig.stop().await;
+}
+
+#[tokio::test]
 async fn a_port_passes_from_one_service_to_another() {
     let one = TestEndpoint::start(1).await;
     let rig = Rig::start(http(), &[&one]).await;

@@ -14,6 +14,8 @@ pub enum Unit {
     Seconds,
     Megabytes,
     Percent,
+    Kilobytes,
+    Count,
 }
 
 /// One quantity, measured in several rounds.
@@ -40,7 +42,12 @@ impl Figure {
         self.add(match self.unit {
             Unit::Microseconds => seconds * 1e6,
             Unit::Milliseconds => seconds * 1e3,
-            Unit::PerSecond | Unit::Seconds | Unit::Megabytes | Unit::Percent => seconds,
+            Unit::PerSecond
+            | Unit::Seconds
+            | Unit::Megabytes
+            | Unit::Percent
+            | Unit::Kilobytes
+            | Unit::Count => seconds,
         });
     }
 
@@ -65,8 +72,11 @@ fn amount(unit: Unit, value: f64) -> String {
         Unit::Seconds => " s",
         Unit::Megabytes => " MB",
         Unit::Percent => " %",
+        Unit::Kilobytes => " kB",
+        Unit::Count => "",
     };
     let text = match value.abs() {
+        _ if unit == Unit::Count => format!("{value:.0}"),
         least if least >= 100.0 => format!("{value:.0}"),
         least if least >= 10.0 => format!("{value:.1}"),
         _ => format!("{value:.2}"),

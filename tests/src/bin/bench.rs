@@ -42,7 +42,7 @@ async fn main() -> ExitCode {
     for bench in benches {
         eprintln!("measuring {bench:?} ...");
         match bench.measure(&plan).await {
-            Ok(table) => print!("{table}"),
+            Ok(tables) => tables.iter().for_each(|table| print!("{table}")),
             Err(error) => {
                 failed = true;
                 eprintln!("{bench:?} could not be measured: {error:?}");

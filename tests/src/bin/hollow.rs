@@ -28,5 +28,6 @@ struct Arguments {
 #[tokio::main]
 async fn main() {
     let Arguments { masters, agents, first, cpu_millis, memory_bytes } = Arguments::parse();
-    hollow::run(Flock { masters, agents, first, cpu_millis, memory_bytes }).await;
+    let applied = None;
+    hollow::run(Flock { masters, agents, first, cpu_millis, memory_bytes, applied }).await;
 }

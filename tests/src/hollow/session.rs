@@ -9,10 +9,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use skein_agent_core::{NodeState, ProbeOutcome, ProbeResult, ProbeRun, Verdict};
+use skein_agent_core::{EndpointTable, NodeState, ProbeOutcome, ProbeResult, ProbeRun, Verdict};
 use skein_common::{
-    ClusterId, InstanceId, NodeId, Timestamp, assignment::AssignmentUpdate, instance::InstanceReport,
-    node::NodeDescription,
+    ClusterId, InstanceId, NodeId, Timestamp, assignment::AssignmentUpdate, endpoint::EndpointsUpdate,
+    instance::InstanceReport, node::NodeDescription,
 };
 use skein_proto::{
     convert::{Hello, duration_from_wire},
@@ -28,7 +28,7 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Streaming, transport::Endpoint};
 
-use super::engine::HollowEngine;
+use super::{AppliedEndpoints, engine::HollowEngine};
 
 const PROTOCOL: u32 = 1;
 const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -47,6 +47,9 @@ pub(super) struct HollowAgent {
     core: NodeState,
     engine: HollowEngine,
     untold: BTreeSet<InstanceId>,
+    number: usize,
+    endpoints: EndpointTable,
+    applied: Option<mpsc::UnboundedSender<AppliedEndpoints>>,
 }
 
 struct Stream {
@@ -55,11 +58,17 @@ struct Stream {
 }
 
 impl HollowAgent {
-    pub(super) fn new(id: NodeId, description: NodeDescription) -> Self {
+    pub(super) fn new(
+        id: NodeId,
+        description: NodeDescription,
+        number: usize,
+        applied: Option<mpsc::UnboundedSender<AppliedEndpoints>>,
+    ) -> Self {
         let (mut core, mut engine) = (NodeState::default(), HollowEngine::default());
         core.look(engine.list());
         let incarnation = now().unix_ms();
-        Self { id, description, incarnation, cluster: None, core, engine, untold: BTreeSet::new() }
+        let (untold, endpoints) = (BTreeSet::new(), EndpointTable::default());
+        Self { id, description, incarnation, cluster: None, core, engine, untold, number, endpoints, applied }
     }
 
     /// Until the session ends; names the leader when this master is not it.
@@ -76,6 +85,7 @@ impl HollowAgent {
             _ => bail!("the first word was no Welcome"),
         };
         self.cluster = Some(welcome.cluster_id.parse()?);
+        self.endpoints.begin_session();
         if self.core.begin_session(welcome.term).is_err() {
             bail!("term {} is over", welcome.term);
         }
@@ -142,12 +152,12 @@ impl HollowAgent {
         let update: AssignmentUpdate = match message {
             Message::Set(set) => set.try_into()?,
             Message::Delta(delta) => delta.try_into()?,
+            Message::Endpoints(update) => return self.balance(stream, update.try_into()?).await,
             Message::Welcome(_)
             | Message::Redirect(_)
             | Message::Heartbeat(_)
             | Message::StartLogs(_)
-            | Message::StartExec(_)
-            | Message::Endpoints(_) => {
+            | Message::StartExec(_) => {
                 return Ok(());
             }
         };
@@ -160,6 +170,21 @@ impl HollowAgent {
                 send(&stream.requests, session_request::Message::Resync(v1::Resync { reason })).await
             }
         }
+    }
+
+    /// Goes by it at once, with nothing under way.
+    async fn balance(&mut self, stream: &Stream, update: EndpointsUpdate) -> Result<()> {
+        if self.endpoints.apply(update) != Verdict::Accepted {
+            bail!("endpoints that do not follow on those before");
+        }
+        let services = self.endpoints.services();
+        let endpoints = services.flat_map(|service| &service.ports).map(|port| port.endpoints.len()).sum();
+        if let Some(applied) = &self.applied {
+            let _ = applied.send(AppliedEndpoints { agent: self.number, endpoints, at: Instant::now() });
+        }
+        let (generation, busy_instance_ids) = (self.endpoints.generation(), Vec::new());
+        let told = v1::EndpointsApplied { generation, busy_instance_ids };
+        send(&stream.requests, session_request::Message::EndpointsApplied(told)).await
     }
 
     /// Does everything there is to do, and reports what came of it.
