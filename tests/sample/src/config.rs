@@ -14,6 +14,7 @@ skein-sample: a web server that shows who it is and misbehaves on request
 flag               environment           meaning
 --healthcheck                            ask /healthz of the server on PORT once; exit 0 if healthy
 --port N           PORT                  listen on N (8080); 0 lets the system choose
+--udp-port N       UDP_PORT              also send datagrams to N back, with who answers
 --ignore-term      SAMPLE_IGNORE_TERM    ignore SIGTERM (1, true, 0, false)
 --start-after-ms N SAMPLE_START_AFTER_MS listen only after N milliseconds
 --exit-after-ms N  SAMPLE_EXIT_AFTER_MS  exit by itself N milliseconds after the start
@@ -24,7 +25,9 @@ flag               environment           meaning
 /slow?ms=N           answer late                /fill?mib=N      keep N MiB of memory
 /fail?status=N       answer with this status    /exit?code=N     answer, then exit
 /healthz             200 or 503                 /health?set=ok|fail  switch /healthz
-/log?line=TEXT&to=stdout|stderr   print a line";
+/log?line=TEXT&to=stdout|stderr   print a line
+
+get URL   resolve NAME [a|srv]   ask HOST:PORT TEXT   (UDP)   as a client, by name";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
@@ -37,6 +40,7 @@ pub enum Mode {
 pub struct Config {
     pub mode: Mode,
     pub port: u16,
+    pub udp_port: Option<u16>,
     pub ignore_term: bool,
     pub start_after: Option<Duration>,
     pub exit_after: Option<Duration>,
@@ -84,6 +88,7 @@ impl Config {
         Ok(Self {
             mode: Mode::Serve,
             port: environment("PORT").map_or(Ok(8080), |value| parse_port("PORT", value))?,
+            udp_port: environment("UDP_PORT").map(|value| parse_port("UDP_PORT", value)).transpose()?,
             ignore_term: environment("SAMPLE_IGNORE_TERM")
                 .map_or(Ok(false), |value| parse_bool("SAMPLE_IGNORE_TERM", value))?,
             start_after: millis("SAMPLE_START_AFTER_MS")?,
@@ -101,6 +106,7 @@ impl Config {
             "--ignore-term" => self.ignore_term = true,
             "--port" => self.port = parse_port(flag, value()?)?,
             "--start-after-ms" => self.start_after = Some(parse_millis(flag, value()?)?),
+            "--udp-port" => self.udp_port = Some(parse_port(flag, value()?)?),
             "--exit-after-ms" => self.exit_after = Some(parse_millis(flag, value()?)?),
             "--exit-code" => self.exit_code = parse_code(flag, value()?)?,
             _ => return Err(InvalidConfig::UnknownFlag { flag: flag.to_owned() }),
@@ -145,11 +151,14 @@ mod tests {
 
     #[test]
     fn a_flag_wins_over_the_environment() {
-        let config =
-            load(&["--exit-code", "7", "--ignore-term"], &[("SAMPLE_EXIT_CODE", "3"), ("PORT", "81")]);
+        let config = load(
+            &["--exit-code", "7", "--ignore-term"],
+            &[("SAMPLE_EXIT_CODE", "3"), ("PORT", "81"), ("UDP_PORT", "53")],
+        );
         let expected = Config {
             mode: Mode::Serve,
             port: 81,
+            udp_port: Some(53),
             ignore_term: true,
             start_after: None,
             exit_after: None,

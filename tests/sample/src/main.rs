@@ -1,13 +1,15 @@
 //! The sample service of the tests and the demo: a small HTTP server that shows who it is
 //! and can be told to be slow, to fail, to burn CPU or to die.
 //!
-//! It runs as PID 1 of an image made from nothing, so it is static, needs no file, no shell
-//! and no name service. Deliberately absent: TLS, request bodies, any configuration file.
+//! It runs as PID 1 of an image made from nothing, so it is static, needs no file and no shell, and
+//! asks name servers itself. Deliberately absent: TLS, request bodies, any configuration file.
 
+mod client;
 mod config;
 mod connections;
 mod healthcheck;
 mod http;
+mod resolver;
 mod routes;
 mod server;
 mod tool;

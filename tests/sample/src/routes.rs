@@ -36,6 +36,11 @@ pub struct Site {
     ballast: Mutex<Vec<u8>>,
 }
 
+/// As the container calls itself: `web-1`.
+pub fn host_name() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned()
+}
+
 impl Site {
     pub fn from_environment() -> Self {
         let variable = |name: &str| std::env::var(name).unwrap_or_default();
@@ -43,10 +48,7 @@ impl Site {
             std::env::vars().filter(|(name, _)| name.starts_with("SKEIN_")).collect();
         environment.sort();
         Self {
-            hostname: std::fs::read_to_string("/proc/sys/kernel/hostname")
-                .unwrap_or_default()
-                .trim()
-                .to_owned(),
+            hostname: host_name(),
             name: variable("NAME"),
             version: variable("VERSION"),
             environment,

@@ -2,7 +2,7 @@
 //! what is already in the listen queue, refuses what comes later, answers what it has, returns.
 
 use std::io::{self, BufReader};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -10,10 +10,11 @@ use std::time::Duration;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use crate::client;
 use crate::config::Config;
 use crate::connections::Connections;
 use crate::http::{self, Response};
-use crate::routes::{After, Site};
+use crate::routes::{self, After, Site};
 
 /// Small stacks: a load test opens thousands of connections.
 const CONNECTION_STACK_BYTES: usize = 64 * 1024;
@@ -33,6 +34,12 @@ pub fn run(config: &Config) -> io::Result<()> {
     let server = Server { connections: Arc::default(), site: Arc::new(Site::from_environment()) };
     server.stop_on_signal(signals, address, config.ignore_term);
     println!("listening on {address}");
+    if let Some(port) = config.udp_port {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port))?;
+        println!("udp on {}", socket.local_addr()?);
+        let who = routes::host_name();
+        thread::spawn(move || client::echo(&socket, &who));
+    }
     server.accept(&listener)?;
     drop(listener);
     server.connections.wait_until_closed();

@@ -1,7 +1,8 @@
 //! Small programs for `skein exec`: an image made from nothing has no others.
 //!
 //! `cat [FILE]`, `exit CODE`, `say OUT ERR`, `show NAME` (a variable, or `pwd`, `uid`), `size` (of its
-//! terminal, again at every change), `sleep`.
+//! terminal, again at every change), `sleep`; and as a client (`client`) `get URL`, `resolve NAME [a|srv]`,
+//! `ask HOST:PORT TEXT`.
 
 use std::{
     env, fs,
@@ -9,6 +10,7 @@ use std::{
     process::ExitCode,
 };
 
+use crate::client;
 use signal_hook::{consts::SIGWINCH, iterator::Signals};
 
 /// `None` when the arguments name no tool.
@@ -28,6 +30,14 @@ pub fn run(arguments: &[String]) -> Option<ExitCode> {
             Ok(())
         }
         ["size"] => sizes(),
+        ["get", url] => client::get(url),
+        ["ask", target, text] => client::ask(target, text),
+        ["resolve", name, rest @ ..] if rest.len() < 2 => {
+            match client::resolve(name, rest.first().unwrap_or(&"a")) {
+                Ok(code) => return Some(code),
+                Err(error) => Err(error),
+            }
+        }
         ["sleep"] => loop {
             std::thread::park();
         },

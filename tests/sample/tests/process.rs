@@ -114,3 +114,26 @@ fn a_wrong_flag_exits_with_64() {
     assert_eq!(output.status.code(), Some(64));
     assert!(String::from_utf8_lossy(&output.stderr).contains("--frob"));
 }
+
+/// What the sample prints as a client, and whether it ends well.
+fn client(arguments: &[&str]) -> (String, bool) {
+    let output = Command::new(env!("CARGO_BIN_EXE_skein-sample")).args(arguments).output().expect("it runs");
+    (String::from_utf8_lossy(&output.stdout).into_owned(), output.status.success())
+}
+
+#[test]
+fn it_is_a_client_too() {
+    let mut sample = Sample::start(&["--udp-port", "0"]);
+    let mut line = String::new();
+    sample.output.read_line(&mut line).expect("a line");
+    let udp = line.trim().rsplit(':').next().expect("a port").to_owned();
+    let page = |path: &str| client(&["get", &format!("http://127.0.0.1:{}{path}", sample.port)]);
+    assert_eq!(page("/healthz"), ("ok\n".to_owned(), true));
+    assert_eq!(page("/fail?status=503"), ("failing as told\n".to_owned(), false));
+    let (said, is_well) = client(&["ask", &format!("127.0.0.1:{udp}"), "who is there"]);
+    assert!(is_well && said.ends_with(": who is there\n"), "{said:?}");
+    assert_eq!(client(&["get", "web:8080"]), (String::new(), false));
+    assert!(!client(&["resolve", "web", "mx"]).1);
+    sample.signal("TERM");
+    assert!(sample.wait().success());
+}
