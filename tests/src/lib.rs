@@ -6,15 +6,16 @@
 pub mod bench;
 pub mod client;
 pub mod cluster;
+pub mod continuity;
 pub mod deployment;
 pub mod docker;
 pub mod hollow;
 pub mod http;
-pub mod poll;
 pub mod ports;
 pub mod process;
 pub mod sim;
 pub mod soak;
 pub mod spec;
+pub mod traffic;
 pub mod wait;
 pub mod watch;

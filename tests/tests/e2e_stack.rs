@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, ensure};
 use skein_tests::{
     deployment::{Deployment, Flags, show_instances},
     http,
-    poll::Poller,
+    traffic::{Shape, Traffic},
     wait,
     watch::{Watcher, is_ready},
 };
@@ -52,7 +52,8 @@ async fn a_stack_is_deployed_rolled_drained_and_rebalanced() -> Result<()> {
         })
         .await?;
     }
-    let poller = Poller::start(edges, "/");
+    // In mode tcp a connection that is kept ends with its instance, so none is.
+    let traffic = Traffic::start(&edges, Shape { kept: 0, per_second: 0, fresh_per_second: 200 });
     let watcher = Watcher::start(Arc::clone(&cluster.client), 3, 0, EDGE);
     wait::until("the watch has begun", LIMIT, async || {
         let ready = watcher.instances().values().filter(|instance| is_ready(instance)).count();
@@ -100,9 +101,9 @@ async fn a_stack_is_deployed_rolled_drained_and_rebalanced() -> Result<()> {
     ensure!(again.is_empty(), "twice is no better: {again}");
     ensure!(watcher.fewest_ready(3) == 3, "never fewer than three, saw {}", watcher.fewest_ready(3));
     drop(watcher);
-    let polled = poller.stop().await;
-    println!("{} requests through all nodes, {} failed", polled.answered + polled.failed, polled.failed);
-    ensure!(polled.failed == 0, "of {} requests: {:#?}", polled.answered, polled.reasons);
+    let asked = traffic.stop().await;
+    println!("{} requests through all nodes, {} failed", asked.answered + asked.failed, asked.failed);
+    ensure!(asked.failed == 0, "of {} requests: {:#?}", asked.answered, asked.reasons);
 
     cluster.skein(&["stack", "rm", "shop"]).await?;
     wait::until("nothing is left", LIMIT, async || {

@@ -1,0 +1,46 @@
+//! No request is lost when instances come and go, on real processes and real Docker.
+//!
+//! Invariant tested: not one 5xx, reset, refused connection or answer that is late, whatever is done to the service.
+//! The long form, with masters dead for a minute, is `make bench ARGS=continuity`.
+
+#![allow(clippy::expect_used, clippy::unwrap_used)]
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use skein_tests::{
+    continuity::{self, Step},
+    deployment::{Deployment, Flags},
+    traffic::Shape,
+    wait,
+};
+
+const LIMIT: Duration = Duration::from_secs(40);
+const ENDING: &[&str] = &["master unreachable", "leadership was not handed on"];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_request_is_lost() -> Result<()> {
+    let mut cluster = Deployment::start(3, 3, &Flags::default()).await?;
+    let steps = [
+        Step::StartFirst,
+        Step::StopFirst,
+        Step::Scale,
+        Step::Drain,
+        Step::Death,
+        Step::LeaderKilled,
+        Step::MastersDead(Duration::from_secs(5)),
+    ];
+    let shape = Shape { kept: 12, per_second: 500, fresh_per_second: 50 };
+    let (taken, all) = continuity::run(&mut cluster, &steps, shape).await?;
+    for step in &taken {
+        println!("{:?}: {} answered, {} failed, {:.1?}", step.step, step.answered, step.failed, step.took);
+    }
+    ensure!(all.failed == 0, "{} of {}: {:#?}", all.failed, all.failed + all.answered, all.reasons);
+    cluster.skein(&["stack", "rm", "edge"]).await?;
+    wait::until("nothing is left", LIMIT, async || {
+        let left = cluster.containers().await.map_err(|error| format!("{error:#}"))?;
+        wait::expect(left.is_empty(), || format!("{left:?}"))
+    })
+    .await?;
+    cluster.finish(ENDING).await
+}
