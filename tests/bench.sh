@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds what is measured (release, once) and measures it: make bench [ARGS='writes --quick'].
 #
-#   tests/bench.sh [writes|instances|failover|hollow|scale|memory|balance]... [--quick] [--rounds N] [--kills N]
+#   tests/bench.sh [writes|instances|failover|hollow|scale|memory|balance|continuity]... [--quick] [--rounds N] [--kills N]
 #
 # Needs a Docker daemon (tests/setup.sh); unpacks Debian's etcd when it is compared with.
 
@@ -18,14 +18,14 @@ packages=(-p skein-master -p skein-agent -p skein-cli -p skein-tests)
 
 case " $* " in
     *" writes "*) tests/setup.sh etcd ;;
-    *" instances "* | *" failover "* | *" hollow "* | *" scale "* | *" memory "* | *" balance "*) ;;
+    *" instances "* | *" failover "* | *" hollow "* | *" scale "* | *" memory "* | *" balance "* | *" continuity "*) ;;
     *) tests/setup.sh etcd ;;
 esac
 
 # Beside whom the balancer is measured; without them their columns stay empty.
 case " $* " in
     *" balance "*) tests/setup.sh rivals ;;
-    *" writes "* | *" instances "* | *" failover "* | *" hollow "* | *" scale "* | *" memory "*) ;;
+    *" writes "* | *" instances "* | *" failover "* | *" hollow "* | *" scale "* | *" memory "* | *" continuity "*) ;;
     *) tests/setup.sh rivals ;;
 esac
 

@@ -4,6 +4,7 @@
 //! test depends on the speed of a machine.
 
 mod balance;
+mod continuity;
 pub mod etcd;
 mod failover;
 pub mod figure;
@@ -43,6 +44,8 @@ pub enum Bench {
     Memory,
     /// The balancer beside HAProxy and nginx, among uneven backends, and how soon it learns of a change.
     Balance,
+    /// Requests lost over rollouts, scaling, a drain and dead masters.
+    Continuity,
 }
 
 /// How much is measured.
@@ -94,6 +97,7 @@ impl Bench {
             Self::Hollow => Box::pin(hollow_scale::measure(plan)).await,
             Self::Scale => Box::pin(hollow_scale::fill(plan)).await,
             Self::Memory => Box::pin(footprint::measure(plan)).await,
+            Self::Continuity => Box::pin(continuity::measure(plan)).await,
             Self::Balance => return Box::pin(balance::measure(plan)).await,
         };
         Ok(vec![table?])
