@@ -7,6 +7,7 @@
 mod balancer;
 mod body;
 mod certificates;
+mod checks;
 mod client;
 mod front;
 mod headers;

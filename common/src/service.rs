@@ -19,8 +19,9 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 use serde::{Deserialize, Serialize};
 
 pub use self::balance::{
-    Algorithm, BalanceLimits, BalanceMode, BalancePolicy, BalanceTimeouts, DEFAULT_WEIGHT, Ejection, HashBy,
-    MAX_RETRIES, MAX_TRUSTED, Upstream,
+    ActiveCheck, Algorithm, BalanceLimits, BalanceMode, BalancePolicy, BalanceTimeouts, DEFAULT_WEIGHT,
+    Ejection, HashBy, MAX_HOLD, MAX_INSTANCE_WEIGHT, MAX_RETRIES, MAX_TRUSTED, MAX_WEIGHTS,
+    MIN_CHECK_INTERVAL, NodeWeight, Upstream,
 };
 pub use self::job::{DEFAULT_BACKOFF_LIMIT, JobPhase, JobPolicy, JobRun, ScheduleState};
 pub use self::mount::{Mount, MountKind, MountOptions, PROPAGATIONS};

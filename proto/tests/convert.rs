@@ -191,10 +191,17 @@ fn balance(dice: u16) -> BalancePolicy {
         slow_start: Duration::from_millis(1500),
         limits: BalanceLimits { in_flight: 9, pending: 0 },
         retries: 1,
-        timeouts: BalanceTimeouts { request: Duration::from_secs(9), ..BalanceTimeouts::default() },
+        timeouts: BalanceTimeouts {
+            request: Duration::from_secs(9),
+            hold: Some(Duration::from_secs(30)),
+            ..BalanceTimeouts::default()
+        },
         upstream: if dice.is_multiple_of(2) { Upstream::H2c } else { Upstream::Http1 },
         send_proxy: false,
         proxy_from: vec!["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()],
+        weights: vec![NodeWeight { label: "zone".into(), value: "a".into(), weight: 300 }],
+        canary_permille: Some(50),
+        check: (dice % 3 == 0).then(|| ActiveCheck { rise: 5, ..ActiveCheck::default() }),
     }
 }
 

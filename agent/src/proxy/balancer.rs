@@ -31,6 +31,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
     certificates::{Certificates, FetchCertificate},
+    checks,
     front::Front,
     meter::{Key, LoadMeter},
     site::Entry,
@@ -133,6 +134,8 @@ struct Served {
     front: Arc<Front>,
     /// Ends the listening when it goes.
     listening: Option<DropGuard>,
+    /// Ends the balancer's own checks when it goes.
+    checking: Option<DropGuard>,
     /// Why it is not listening; said once.
     trouble: String,
 }
@@ -284,9 +287,22 @@ impl Balancer {
         let served = self.served.entry(key(service, port)).or_insert_with(|| Served {
             front: Arc::new(Front::new(service.name.clone(), service.policy.clone())),
             listening: None,
+            checking: None,
             trouble: String::new(),
         });
         self.leaving.extend(served.front.update(&service.policy, &endpoints));
+        match (&service.policy.check, &served.checking) {
+            (Some(_), None) => {
+                let checking = self.stop.child_token();
+                tokio::spawn(checks::run(Arc::clone(&served.front), checking.clone()));
+                served.checking = Some(checking.drop_guard());
+            }
+            (None, Some(_)) => {
+                served.checking = None;
+                served.front.end_checks();
+            }
+            (Some(_), Some(_)) | (None, None) => {}
+        }
         let (Some(published), None) = (port.published, &served.listening) else { return };
         let entry = Entry::Front(Arc::clone(&served.front));
         let listened = self.listen(published, &entry).await;

@@ -20,7 +20,7 @@ use skein_agent_core::balance::{
 use skein_common::{
     InstanceId,
     load::{FrontLoad, InstanceLoad},
-    service::BalancePolicy,
+    service::{ActiveCheck, BalancePolicy},
 };
 use tokio::{sync::Notify, time};
 
@@ -265,11 +265,8 @@ impl Front {
         tried: &[InstanceId],
         why: NoEndpoint,
     ) -> Result<Held, NoEndpoint> {
-        let (limits, patience) = {
-            let state = self.state.load();
-            (state.policy.limits, state.policy.timeouts.connect)
-        };
-        let Some(_place) = Place::take(&self.waiting, limits.pending) else {
+        let (pending, patience) = (self.state.load().policy.limits.pending, self.patience(why));
+        let Some(_place) = Place::take(&self.waiting, pending) else {
             self.refused.fetch_add(1, Relaxed);
             return Err(why);
         };
@@ -286,6 +283,39 @@ impl Front {
             self.refused.fetch_add(1, Relaxed);
             why
         })
+    }
+
+    /// Takes note of a check of a member of this state, which may be an old one by now.
+    pub(crate) fn checked(&self, state: &FrontState, index: usize, is_well: bool, check: &ActiveCheck) {
+        // A round that was under way when checks were switched off.
+        if self.state.load().policy.check.is_none() {
+            return;
+        }
+        let Some(turned) = state.set.checked(index, is_well, (check.fall, check.rise), self.now()) else {
+            return;
+        };
+        let Endpoint { instance, address, .. } = turned;
+        if is_well {
+            tracing::info!(service = self.name, %instance, %address, "an instance passes its checks again");
+            self.freed.notify_waiters();
+        } else {
+            tracing::warn!(service = self.name, %instance, %address, "an instance fails its checks; it gets no requests");
+        }
+    }
+
+    /// Nobody is out for a check any more.
+    pub(crate) fn end_checks(&self) {
+        self.state.load().set.end_checks();
+        self.freed.notify_waiters();
+    }
+
+    /// How long a request waits that finds no endpoint.
+    fn patience(&self, why: NoEndpoint) -> Duration {
+        let timeouts = self.state.load().policy.timeouts;
+        match why {
+            NoEndpoint::None => timeouts.hold.unwrap_or(timeouts.connect),
+            NoEndpoint::Busy | NoEndpoint::Superseded => timeouts.connect,
+        }
     }
 
     /// Whether one more try of a request may be made. What no instance has seen was no load, and costs nothing.
@@ -361,7 +391,8 @@ struct Place<'a>(&'a AtomicU32);
 impl<'a> Place<'a> {
     fn take(waiting: &'a AtomicU32, limit: u32) -> Option<Self> {
         let taken = waiting.fetch_update(Relaxed, Relaxed, |count| (count < limit).then_some(count + 1));
-        taken.is_ok().then_some(Self(waiting))
+        // Not then_some: a place that nobody took would be given back.
+        taken.is_ok().then(|| Self(waiting))
     }
 }
 

@@ -1,6 +1,7 @@
 //! Real sockets through the balancer: endpoints that come, go, refuse, hang and break.
 
 mod bad_input;
+mod checks;
 mod endpoint;
 mod front;
 mod h2;
@@ -124,19 +125,11 @@ impl Rig {
 
     /// One request on a connection of its own: status and everything after the head.
     async fn ask(&self, request: &str) -> (u16, String) {
-        let mut stream = self.connect().await;
-        // Who is refused may not be read to the end.
-        let _ = stream.write_all(request.as_bytes()).await;
-        let mut answer = Vec::new();
-        // A reset after the answer is an answer too.
-        let _ = stream.read_to_end(&mut answer).await;
-        let answer = String::from_utf8_lossy(&answer).into_owned();
-        let status = answer.get(9..12).and_then(|status| status.parse().ok()).unwrap_or(0);
-        (status, answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default())
+        ask_at(self.port, request).await
     }
 
     async fn get(&self, path: &str) -> (u16, String) {
-        self.ask(&format!("GET {path} HTTP/1.1\r\nhost: web\r\nconnection: close\r\n\r\n")).await
+        get_from(self.port, path).await
     }
 
     async fn stop(self) {
@@ -144,6 +137,23 @@ impl Rig {
         self.tasks.close();
         self.tasks.wait().await;
     }
+}
+
+/// One request on a connection of its own: status and everything after the head.
+async fn ask_at(port: u16, request: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.unwrap();
+    // Who is refused may not be read to the end.
+    let _ = stream.write_all(request.as_bytes()).await;
+    let mut answer = Vec::new();
+    // A reset after the answer is an answer too.
+    let _ = stream.read_to_end(&mut answer).await;
+    let answer = String::from_utf8_lossy(&answer).into_owned();
+    let status = answer.get(9..12).and_then(|status| status.parse().ok()).unwrap_or(0);
+    (status, answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default())
+}
+
+async fn get_from(port: u16, path: &str) -> (u16, String) {
+    ask_at(port, &format!("GET {path} HTTP/1.1\r\nhost: web\r\nconnection: close\r\n\r\n")).await
 }
 
 async fn free_port() -> u16 {

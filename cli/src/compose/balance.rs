@@ -2,7 +2,9 @@
 //!
 //! Invariant: what is left out is the API's default.
 
-use skein_common::service::{Algorithm, BalanceMode, BalancePolicy, HashBy, Upstream};
+use skein_common::service::{
+    ActiveCheck, Algorithm, BalanceMode, BalancePolicy, DEFAULT_WEIGHT, HashBy, NodeWeight, Upstream,
+};
 
 use super::{
     diagnostic::Report,
@@ -20,6 +22,8 @@ pub fn read(field: &Field<'_>, report: &mut Report) -> BalancePolicy {
     }
     algorithm(&section, &mut policy, report);
     edge(&section, &mut policy, report);
+    shares(&section, &mut policy, report);
+    policy.check = section.get("check").and_then(|field| check(&field, report));
     for (key, count) in [
         ("max_in_flight", &mut policy.limits.in_flight),
         ("max_pending", &mut policy.limits.pending),
@@ -41,6 +45,7 @@ pub fn read(field: &Field<'_>, report: &mut Report) -> BalancePolicy {
         duration(&timeouts, "request", &mut policy.timeouts.request, report);
         duration(&timeouts, "idle", &mut policy.timeouts.idle, report);
         duration(&timeouts, "drain", &mut policy.timeouts.drain, report);
+        policy.timeouts.hold = timeouts.get("hold").and_then(|field| field.duration(report));
     }
     policy
 }
@@ -61,6 +66,44 @@ fn edge(section: &Section<'_>, policy: &mut BalancePolicy, report: &mut Report) 
             Err(error) => item.error(report, format!("{text:?}: {error}")),
         }
     }
+}
+
+/// Weights by node label, and what canaries get.
+fn shares(section: &Section<'_>, policy: &mut BalancePolicy, report: &mut Report) {
+    policy.canary_permille = section.get("canary_share").and_then(|field| field.permille(report));
+    let rules = section.get("weights").and_then(|field| field.items(report)).unwrap_or_default();
+    for rule in &rules {
+        let Some(rule) = rule.section(keys::NODE_WEIGHT, report) else { continue };
+        let Some(label) = rule.get("label") else { continue };
+        let weight = rule.get("weight").and_then(|field| field.count(0, report)).unwrap_or(DEFAULT_WEIGHT);
+        let text = label.text(report).unwrap_or_default();
+        match text.split_once('=') {
+            Some((name, value)) => {
+                policy.weights.push(NodeWeight { label: name.to_owned(), value: value.to_owned(), weight });
+            }
+            None => label.error(report, "expected a node's label: NAME=VALUE"),
+        }
+    }
+}
+
+/// `tcp`, a path, or a section.
+fn check(field: &Field<'_>, report: &mut Report) -> Option<ActiveCheck> {
+    let mut check = ActiveCheck::default();
+    if !matches!(field.node.value, Value::Map(_)) {
+        let text = field.text(report)?;
+        check.path = (text != "tcp").then_some(text);
+        return Some(check);
+    }
+    let section = field.section(keys::ACTIVE_CHECK, report)?;
+    check.path = section.get("path").and_then(|field| field.text(report));
+    duration(&section, "interval", &mut check.interval, report);
+    duration(&section, "timeout", &mut check.timeout, report);
+    for (key, count) in [("fall", &mut check.fall), ("rise", &mut check.rise)] {
+        if let Some(given) = section.get(key).and_then(|field| field.count(1, report)) {
+            *count = given;
+        }
+    }
+    Some(check)
 }
 
 /// `consistent_hash` goes by `hash_by`: source, path, or `{ header }` or `{ cookie }`.

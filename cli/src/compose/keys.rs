@@ -201,6 +201,8 @@ pub const SPREAD: Keys = &[("across", Read), ("max_skew", Read), ("min_domains",
 pub const DEVICE: Keys = &[("count", Read), ("models", Read), ("share", Read)];
 pub const BALANCE: Keys = &[
     ("algorithm", Read),
+    ("canary_share", Read),
+    ("check", Read),
     ("ejection", Read),
     ("hash_by", Read),
     ("max_in_flight", Read),
@@ -212,12 +214,17 @@ pub const BALANCE: Keys = &[
     ("slow_start", Read),
     ("timeouts", Read),
     ("upstream", Read),
+    ("weights", Read),
 ];
+pub const NODE_WEIGHT: Keys = &[("label", Read), ("weight", Read)];
+pub const ACTIVE_CHECK: Keys =
+    &[("fall", Read), ("interval", Read), ("path", Read), ("rise", Read), ("timeout", Read)];
 pub const ROUTE: Keys = &[("host", Read), ("listen", Read), ("path", Read), ("port", Read), ("tls", Read)];
 pub const ROUTE_TLS: Keys = &[("certificate", Read), ("key", Read), ("redirect", Read)];
 pub const EJECTION: Keys = &[("failures", Read), ("time", Read)];
 pub const HASH_BY: Keys = &[("cookie", Read), ("header", Read)];
-pub const TIMEOUTS: Keys = &[("connect", Read), ("drain", Read), ("idle", Read), ("request", Read)];
+pub const TIMEOUTS: Keys =
+    &[("connect", Read), ("drain", Read), ("hold", Read), ("idle", Read), ("request", Read)];
 pub const DISRUPTION: Keys = &[("max_unavailable", Read), ("min_available", Read)];
 pub const JOB: Keys = &[
     ("active_deadline", Read),

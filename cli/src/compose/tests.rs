@@ -5,6 +5,7 @@ mod errors;
 mod routes;
 mod settings;
 mod several;
+mod shares;
 
 use std::{path::PathBuf, time::Duration};
 

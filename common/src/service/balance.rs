@@ -33,6 +33,17 @@ pub const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 pub const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(300);
 /// What is under way when an instance is to stop has this long.
 pub const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// Between two checks of one instance by one node (HAProxy's default, as are `fall` and `rise`).
+pub const DEFAULT_CHECK_INTERVAL: Duration = Duration::from_secs(2);
+pub const DEFAULT_CHECK_TIMEOUT: Duration = Duration::from_secs(1);
+pub const DEFAULT_CHECK_FALL: u32 = 3;
+pub const DEFAULT_CHECK_RISE: u32 = 2;
+/// More often would be load.
+pub const MIN_CHECK_INTERVAL: Duration = Duration::from_millis(100);
+pub const MAX_HOLD: Duration = Duration::from_secs(600);
+pub const MAX_WEIGHTS: usize = 64;
+/// So that sums of weights stay small.
+pub const MAX_INSTANCE_WEIGHT: u32 = 1_000_000;
 /// Weight of an instance of which nothing is said.
 pub const DEFAULT_WEIGHT: u32 = 100;
 
@@ -55,6 +66,37 @@ pub struct BalancePolicy {
     pub send_proxy: bool,
     /// Who connects from here says first for whom (PROXY protocol, version 2), or is sent away. At most [`MAX_TRUSTED`].
     pub proxy_from: Vec<Cidr>,
+    /// By the node an instance is on; the first that matches holds, else [`DEFAULT_WEIGHT`]. At most [`MAX_WEIGHTS`].
+    pub weights: Vec<NodeWeight>,
+    /// Of all requests the part, in thousandths, that canaries get together while they wait to be promoted;
+    /// `None` = as weights say.
+    pub canary_permille: Option<u16>,
+    /// Balancers look by themselves whether an instance is well; `None` = they go by readiness and failures.
+    pub check: Option<ActiveCheck>,
+}
+
+/// The weight of all instances on nodes with a label.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeWeight {
+    /// Of the node.
+    pub label: String,
+    pub value: String,
+    /// Zero = no new requests.
+    pub weight: u32,
+}
+
+/// Each node's balancer connects to each instance now and then. Never more than half of the instances are out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ActiveCheck {
+    /// A GET of it must be answered with a status below 400; `None` = a connection is enough.
+    pub path: Option<String>,
+    pub interval: Duration,
+    pub timeout: Duration,
+    /// Failed checks in a row that take an instance out.
+    pub fall: u32,
+    /// Good ones in a row that bring it back.
+    pub rise: u32,
 }
 
 /// What the balancer understands of what it forwards.
@@ -136,6 +178,8 @@ pub struct BalanceTimeouts {
     pub idle: Duration,
     /// What is under way when an instance is to stop.
     pub drain: Duration,
+    /// A request waits this long while the service has no instance at all; `None` = as `connect`.
+    pub hold: Option<Duration>,
 }
 
 impl Default for BalancePolicy {
@@ -151,6 +195,21 @@ impl Default for BalancePolicy {
             upstream: Upstream::default(),
             send_proxy: false,
             proxy_from: Vec::new(),
+            weights: Vec::new(),
+            canary_permille: None,
+            check: None,
+        }
+    }
+}
+
+impl Default for ActiveCheck {
+    fn default() -> Self {
+        Self {
+            path: None,
+            interval: DEFAULT_CHECK_INTERVAL,
+            timeout: DEFAULT_CHECK_TIMEOUT,
+            fall: DEFAULT_CHECK_FALL,
+            rise: DEFAULT_CHECK_RISE,
         }
     }
 }
@@ -174,6 +233,7 @@ impl Default for BalanceTimeouts {
             request: DEFAULT_REQUEST_TIMEOUT,
             idle: DEFAULT_IDLE_TIMEOUT,
             drain: DEFAULT_DRAIN_TIMEOUT,
+            hold: None,
         }
     }
 }

@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 
 use super::{
     Algorithm, BalanceMode, BalancePolicy, BalanceTimeouts as Timeouts, ContainerSpec, Disruption,
-    FailureAction, HashBy, HealthTest, MAX_RETRIES, MAX_SCHEDULED_NAME, MAX_TRUSTED, Mode, Mount, MountKind,
-    PortSpec, Publish, ResourceRequirements, RestartCondition, ServiceSpec, UpdatePolicy, order, route,
+    FailureAction, HashBy, HealthTest, MAX_HOLD, MAX_INSTANCE_WEIGHT, MAX_RETRIES, MAX_SCHEDULED_NAME,
+    MAX_TRUSTED, MAX_WEIGHTS, MIN_CHECK_INTERVAL, Mode, Mount, MountKind, PortSpec, Publish,
+    ResourceRequirements, RestartCondition, ServiceSpec, UpdatePolicy, Upstream, order, route,
 };
 use crate::Violations;
 
@@ -129,7 +130,8 @@ fn check_balance(policy: &BalancePolicy, found: &mut Violations) {
     if policy.limits.in_flight == 0 {
         found.add("spec.balance.max_in_flight", "0 would let nothing through: at least 1");
     }
-    let Timeouts { connect, request, idle, drain: _ } = policy.timeouts;
+    check_shares(policy, found);
+    let Timeouts { connect, request, idle, drain: _, hold: _ } = policy.timeouts;
     for (name, timeout) in [("connect", connect), ("request", request), ("idle", idle)] {
         if timeout.is_zero() {
             found.add(format!("spec.balance.{name}_timeout"), "0 would let nothing through: more than 0");
@@ -156,6 +158,47 @@ fn check_balance(policy: &BalancePolicy, found: &mut Violations) {
             || !name.bytes().all(|byte| byte.is_ascii_graphic() && !b"()<>@,;:\\\"/[]?={}".contains(&byte)))
     {
         found.add("spec.balance.hash_by", format!("{name:?} is not a name"));
+    }
+}
+
+fn check_shares(policy: &BalancePolicy, found: &mut Violations) {
+    if policy.weights.len() > MAX_WEIGHTS {
+        found.add("spec.balance.weights", format!("{} are more than {MAX_WEIGHTS}", policy.weights.len()));
+    }
+    for (position, rule) in policy.weights.iter().enumerate() {
+        let field = |leaf: &str| format!("spec.balance.weights[{position}].{leaf}");
+        if rule.label.is_empty() {
+            found.add(field("label"), "is required: the label of a node");
+        }
+        if rule.weight > MAX_INSTANCE_WEIGHT {
+            found.add(field("weight"), format!("{} is more than {MAX_INSTANCE_WEIGHT}", rule.weight));
+        }
+    }
+    if let Some(permille) = policy.canary_permille.filter(|permille| *permille > 1_000) {
+        found.add("spec.balance.canary_permille", format!("{permille} is more than 1000, which is all"));
+    }
+    if policy.timeouts.hold.is_some_and(|hold| hold > MAX_HOLD) {
+        found.add("spec.balance.hold_timeout", format!("more than {} s", MAX_HOLD.as_secs()));
+    }
+    let Some(check) = &policy.check else { return };
+    if check.interval < MIN_CHECK_INTERVAL {
+        let least = MIN_CHECK_INTERVAL.as_millis();
+        found.add("spec.balance.check.interval", format!("at least {least} ms"));
+    }
+    if check.timeout.is_zero() {
+        found.add("spec.balance.check.timeout", "more than 0");
+    }
+    for (leaf, count) in [("fall", check.fall), ("rise", check.rise)] {
+        if count == 0 {
+            found.add(format!("spec.balance.check.{leaf}"), "at least 1");
+        }
+    }
+    let Some(path) = &check.path else { return };
+    if !path.starts_with('/') || !path.bytes().all(|byte| byte.is_ascii_graphic()) {
+        found.add("spec.balance.check.path", format!("{path:?} is not a path: it begins with /"));
+    }
+    if policy.upstream == Upstream::H2c {
+        found.add("spec.balance.check.path", "instances that speak h2c only can be checked by connecting");
     }
 }
 

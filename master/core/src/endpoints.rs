@@ -4,11 +4,13 @@
 //! is to stop is none any more, so it leaves the balancers before it is stopped.
 //! Deliberately not here: which endpoint takes a request (`agent/core`, `balance`).
 
+mod weights;
+
 use skein_common::{
     ServiceId,
     endpoint::{BalancedPort, Endpoint, ServiceEndpoints},
     instance::{Desired, Instance},
-    service::{DEFAULT_WEIGHT, PortSpec, Publish},
+    service::{PortSpec, Publish},
 };
 
 use crate::state::ClusterState;
@@ -21,7 +23,8 @@ impl ClusterState {
             self.service(id).filter(|service| !service.deleting && !service.spec.ports.is_empty())?;
         let serving: Vec<&Instance> =
             self.instances_of(id).map(AsRef::as_ref).filter(|instance| is_serving(instance)).collect();
-        let ports = service.spec.ports.iter().map(|port| self.balanced(*port, &serving)).collect();
+        let weights = weights::of(self, service, &serving);
+        let ports = service.spec.ports.iter().map(|port| self.balanced(*port, &serving, &weights)).collect();
         Some(ServiceEndpoints {
             service: id,
             name: service.spec.name.clone(),
@@ -31,7 +34,7 @@ impl ClusterState {
         })
     }
 
-    fn balanced(&self, port: PortSpec, serving: &[&Instance]) -> BalancedPort {
+    fn balanced(&self, port: PortSpec, serving: &[&Instance], weights: &[u32]) -> BalancedPort {
         BalancedPort {
             container_port: port.container_port,
             protocol: port.protocol,
@@ -40,11 +43,15 @@ impl ClusterState {
                 // Bound by the engine on the instance's own node.
                 Publish::Host { .. } => None,
             },
-            endpoints: serving.iter().filter_map(|instance| self.endpoint(port, instance)).collect(),
+            endpoints: serving
+                .iter()
+                .zip(weights)
+                .filter_map(|(instance, weight)| self.endpoint(port, instance, *weight))
+                .collect(),
         }
     }
 
-    fn endpoint(&self, port: PortSpec, instance: &Instance) -> Option<Endpoint> {
+    fn endpoint(&self, port: PortSpec, instance: &Instance, weight: u32) -> Option<Endpoint> {
         let node = self.node(instance.node?)?;
         let mut bindings = instance.ports.iter();
         let binding = bindings.find(|binding| {
@@ -54,7 +61,7 @@ impl ClusterState {
             instance: instance.id,
             host: node.description.address.clone(),
             port: binding.host_port,
-            weight: DEFAULT_WEIGHT,
+            weight,
         })
     }
 }

@@ -22,6 +22,8 @@ mod scope;
 mod slots;
 mod verdict;
 
+pub(crate) use self::verdict::has_canaries;
+
 use std::collections::BTreeMap;
 
 use skein_common::{InstanceId, NodeId, Timestamp};

@@ -1,9 +1,12 @@
 //! How requests are shared out. Written by users, so every violation is collected.
 
+use std::time::Duration;
+
 use skein_common::{
     cidr::Cidr,
     service::{
-        Algorithm, BalanceLimits, BalanceMode, BalancePolicy, BalanceTimeouts, Ejection, HashBy, Upstream,
+        ActiveCheck, Algorithm, BalanceLimits, BalanceMode, BalancePolicy, BalanceTimeouts, Ejection, HashBy,
+        MAX_HOLD, NodeWeight, Upstream,
     },
 };
 
@@ -24,7 +27,9 @@ pub(super) fn balance_policy(door: &mut Door<'_>, wire: v1::BalancePolicy) -> Ba
         request: duration("request_timeout", wire.request_timeout, defaults.timeouts.request),
         idle: duration("idle_timeout", wire.idle_timeout, defaults.timeouts.idle),
         drain: duration("drain_timeout", wire.drain_timeout, defaults.timeouts.drain),
+        hold: wire.hold_timeout.map(|hold| duration("hold_timeout", Some(hold), MAX_HOLD)),
     };
+    let check = wire.check.map(|wire| check(&mut duration, wire));
     BalancePolicy {
         mode: match mode {
             Some(v1::BalanceMode::Http) => BalanceMode::Http,
@@ -45,6 +50,40 @@ pub(super) fn balance_policy(door: &mut Door<'_>, wire: v1::BalancePolicy) -> Ba
         },
         send_proxy: wire.send_proxy,
         proxy_from: trusted(door, &wire.proxy_from),
+        weights: wire.weights.into_iter().map(node_weight).collect(),
+        // Too large is for the spec to say.
+        canary_permille: wire.canary_permille.map(|permille| u16::try_from(permille).unwrap_or(u16::MAX)),
+        check,
+    }
+}
+
+fn node_weight(wire: v1::NodeWeight) -> NodeWeight {
+    NodeWeight { label: wire.label, value: wire.value, weight: wire.weight }
+}
+
+fn check(
+    duration: &mut impl FnMut(&str, Option<prost_types::Duration>, Duration) -> Duration,
+    wire: v1::ActiveCheck,
+) -> ActiveCheck {
+    let defaults = ActiveCheck::default();
+    ActiveCheck {
+        path: Some(wire.path).filter(|path| !path.is_empty()),
+        interval: duration("check.interval", wire.interval, defaults.interval),
+        timeout: duration("check.timeout", wire.timeout, defaults.timeout),
+        fall: wire.fall.unwrap_or(defaults.fall),
+        rise: wire.rise.unwrap_or(defaults.rise),
+    }
+}
+
+impl From<&ActiveCheck> for v1::ActiveCheck {
+    fn from(check: &ActiveCheck) -> Self {
+        Self {
+            path: check.path.clone().unwrap_or_default(),
+            interval: Some(duration_to_wire(check.interval)),
+            timeout: Some(duration_to_wire(check.timeout)),
+            fall: Some(check.fall),
+            rise: Some(check.rise),
+        }
     }
 }
 
@@ -107,6 +146,18 @@ impl From<&BalancePolicy> for v1::BalancePolicy {
             request_timeout: Some(duration_to_wire(policy.timeouts.request)),
             idle_timeout: Some(duration_to_wire(policy.timeouts.idle)),
             drain_timeout: Some(duration_to_wire(policy.timeouts.drain)),
+            hold_timeout: policy.timeouts.hold.map(duration_to_wire),
+            weights: policy
+                .weights
+                .iter()
+                .map(|rule| v1::NodeWeight {
+                    label: rule.label.clone(),
+                    value: rule.value.clone(),
+                    weight: rule.weight,
+                })
+                .collect(),
+            canary_permille: policy.canary_permille.map(u32::from),
+            check: policy.check.as_ref().map(v1::ActiveCheck::from),
             upstream: match policy.upstream {
                 Upstream::Http1 => v1::Upstream::Http1,
                 Upstream::H2c => v1::Upstream::H2c,

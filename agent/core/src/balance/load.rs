@@ -6,7 +6,7 @@
 
 use std::{
     sync::atomic::{
-        AtomicU8, AtomicU32, AtomicU64,
+        AtomicBool, AtomicU8, AtomicU32, AtomicU64,
         Ordering::{AcqRel, Acquire, Relaxed},
     },
     time::Duration,
@@ -50,6 +50,9 @@ pub struct Load {
     /// Why the last failure was one, as [`cause_code`].
     last_failure: AtomicU8,
     failed_in_row: AtomicU32,
+    /// Checks in a row that say the other than what holds.
+    checks_in_row: AtomicU32,
+    fails_checks: AtomicBool,
     ejections: AtomicU32,
     /// In milliseconds since the balancer began; zero = never was out.
     out_until_ms: AtomicU64,
@@ -126,6 +129,9 @@ impl Load {
     /// Why it gets no requests, and for how long.
     #[must_use]
     pub fn out(&self, now: Duration) -> Option<Out> {
+        if self.fails_checks.load(Relaxed) {
+            return Some(Out { cause: OutCause::Check, remaining: Duration::ZERO });
+        }
         let remaining = self.out_until_ms.load(Relaxed).saturating_sub(millis(now));
         let cause = cause_of(self.last_failure.load(Relaxed));
         (remaining > 0).then(|| Out { cause, remaining: Duration::from_millis(remaining) })
@@ -134,7 +140,7 @@ impl Load {
     /// Gets no requests for a while.
     #[must_use]
     pub fn is_out(&self, now: Duration) -> bool {
-        self.out_until_ms.load(Relaxed) > millis(now)
+        self.fails_checks.load(Relaxed) || self.out_until_ms.load(Relaxed) > millis(now)
     }
 
     /// Smoothed time of its answers; what is old weighs less. Zero before the first.
@@ -179,8 +185,25 @@ impl Load {
         self.out_until_ms.store(now_ms.saturating_add(millis(rule.time.saturating_mul(count))), Relaxed);
     }
 
+    /// Takes note of a check. True = there have been enough in a row to turn what holds.
+    pub(super) fn check(&self, is_well: bool, (fall, rise): (u32, u32)) -> bool {
+        let fails = self.fails_checks.load(Relaxed);
+        if is_well != fails {
+            self.checks_in_row.store(0, Relaxed);
+            return false;
+        }
+        let row = self.checks_in_row.fetch_add(1, Relaxed).saturating_add(1);
+        row >= if fails { rise } else { fall }
+    }
+
+    pub(super) fn turn(&self, fails: bool) {
+        self.checks_in_row.store(0, Relaxed);
+        self.fails_checks.store(fails, Relaxed);
+    }
+
     /// May have requests again at once.
     pub(super) fn readmit(&self) {
+        self.turn(false);
         self.out_until_ms.store(0, Relaxed);
     }
 

@@ -143,6 +143,26 @@ impl EndpointSet {
         goes
     }
 
+    /// Takes note of a check of a member: `(fall, rise)` in a row turn it, but more than half are never out. Who has
+    /// just been put out or come back.
+    pub fn checked(&self, index: usize, is_well: bool, rows: (u32, u32), now: Duration) -> Option<Endpoint> {
+        let member = self.members.get(index)?;
+        if !member.load.check(is_well, rows) {
+            return None;
+        }
+        let _turn = self.credit();
+        if !is_well && !member.load.is_out(now) && (self.out(now) + 1) * 2 > self.members.len() {
+            return None;
+        }
+        member.load.turn(!is_well);
+        Some(member.endpoint)
+    }
+
+    /// Nobody is out for a check any more.
+    pub fn end_checks(&self) {
+        self.members.iter().for_each(|member| member.load.turn(false));
+    }
+
     /// How many are out.
     #[must_use]
     pub fn out(&self, now: Duration) -> usize {

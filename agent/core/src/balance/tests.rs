@@ -255,6 +255,30 @@ fn what_happened_is_counted_once() {
 }
 
 #[test]
+fn checks_take_out_and_bring_back_and_never_more_than_half() {
+    let set = set(&[1, 1, 1, 1]);
+    let check = |index: usize, results: &str| -> String {
+        let turned = results.chars().map(|result| {
+            let turned = set.checked(index, result == '+', (3, 2), NOW).is_some();
+            if turned { '!' } else { '.' }
+        });
+        turned.collect()
+    };
+    assert_eq!(check(0, "--+--"), ".....", "in a row");
+    assert_eq!(check(0, "-----"), "!....", "with the two before");
+    let out = Out { cause: OutCause::Check, remaining: Duration::ZERO };
+    assert_eq!(set.members()[0].load.out(NOW), Some(out));
+    assert_eq!(check(1, "---"), "..!");
+    assert_eq!(check(2, "------"), "......", "half are out");
+    counts(&set, &Algorithm::Random, 200);
+    assert_eq!([0, 1].map(|index| set.members()[index].load.chosen()), [0, 0]);
+    assert_eq!(check(0, "+-++"), "...!");
+    assert_eq!(check(2, "-"), "!", "there is room for it now");
+    assert_eq!(set.checked(9, false, (1, 1), NOW), None);
+    assert_eq!(self::set(&[1]).checked(0, false, (1, 1), NOW), None, "the last one stays");
+}
+
+#[test]
 fn a_newcomer_starts_slowly_among_others_only() {
     let slow = Duration::from_secs(10);
     let first = EndpointSet::default().succeed(&[endpoint(1, 100)], slow, NOW);

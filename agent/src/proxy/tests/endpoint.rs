@@ -121,6 +121,11 @@ async fn serve(
             Ok(text(headers.map(|(name, value)| format!("{name}: {}\n", value.to_str().unwrap())).collect()))
         }
         "/echo" => Ok(Response::new(Either::Right(Either::Left(request.into_body())))),
+        "/unwell-on-1" if number == 1 => {
+            let mut response = text("unwell".to_owned());
+            *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+            Ok(response)
+        }
         "/hang" => std::future::pending().await,
         "/break-on-1" if number == 1 => {
             let _ = request.body_mut().collect().await;

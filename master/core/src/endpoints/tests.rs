@@ -1,14 +1,20 @@
 //! Who is an endpoint, and who is none any more.
 
+use std::{collections::BTreeMap, time::Duration};
+
 use skein_common::{
     ServiceId,
     endpoint::ServiceEndpoints,
     instance::Phase,
     node::Liveness,
-    service::{BalanceMode, Publish},
+    rollout::RolloutControl,
+    service::{BalanceMode, NodeWeight, Publish, UpdatePolicy},
 };
 
-use crate::testing::{Cluster, publishing, replicated};
+use crate::{
+    CommandKind,
+    testing::{Cluster, publishing, replicated},
+};
 
 fn cluster(replicas: u32) -> (Cluster, ServiceId) {
     let mut cluster = Cluster::new(2);
@@ -84,6 +90,69 @@ fn the_policy_is_of_now_and_needs_no_new_instances() {
     cluster.settle();
     assert_eq!(told(&cluster, web).policy.mode, BalanceMode::Http);
     assert_eq!(first(&cluster, web), before);
+}
+
+#[test]
+fn weights_go_by_labels_of_nodes_and_change_without_a_restart() {
+    let (mut cluster, web) = cluster(2);
+    cluster.settle();
+    let weights = |cluster: &Cluster| -> Vec<u32> {
+        told(cluster, web).ports[0].endpoints.iter().map(|endpoint| endpoint.weight).collect()
+    };
+    assert_eq!(weights(&cluster), [100, 100]);
+    let before: Vec<_> = cluster.live(web).iter().map(|instance| instance.id).collect();
+    let node = cluster.live(web)[0].node.unwrap();
+    cluster.accept(CommandKind::UpdateNode {
+        id: node,
+        expected: None,
+        availability: None,
+        labels: Some(BTreeMap::from([("zone".to_owned(), "a".to_owned())])),
+        drain_within: None,
+    });
+    let mut spec = (*cluster.state.service(web).unwrap().spec).clone();
+    let rule = |weight| NodeWeight { label: "zone".to_owned(), value: "a".to_owned(), weight };
+    for (weight, then) in [(300, [300, 100]), (0, [0, 100])] {
+        spec.balance.weights = vec![rule(weight), rule(7)];
+        cluster.update(web, spec.clone());
+        cluster.settle();
+        assert_eq!(weights(&cluster), then, "the first that matches");
+    }
+    assert_eq!(cluster.live(web).iter().map(|instance| instance.id).collect::<Vec<_>>(), before);
+}
+
+/// Planner and agents in turns, as time passes.
+fn roll(cluster: &mut Cluster) {
+    for _ in 0..200 {
+        cluster.settle();
+        cluster.pass(Duration::from_secs(1));
+    }
+}
+
+#[test]
+fn canaries_get_their_share_until_they_are_promoted() {
+    let mut cluster = Cluster::new(2);
+    let web = cluster.create(publishing(replicated("web", 4), 80, Publish::Ingress { port: Some(8080) }));
+    cluster.settle();
+    let mut spec = (*cluster.state.service(web).unwrap().spec).clone();
+    spec.update = UpdatePolicy { canary: 1, monitor: Duration::ZERO, ..UpdatePolicy::default() };
+    spec.balance.canary_permille = Some(50);
+    spec.container.image = "web:2".to_owned();
+    cluster.update(web, spec.clone());
+    roll(&mut cluster);
+    let shares = |cluster: &Cluster| -> Vec<u64> {
+        let endpoints = told(cluster, web).ports[0].endpoints.clone();
+        let sum: u64 = endpoints.iter().map(|endpoint| u64::from(endpoint.weight)).sum();
+        let mut shares: Vec<u64> = endpoints.iter().map(|at| u64::from(at.weight) * 1_000 / sum).collect();
+        shares.sort_unstable();
+        shares
+    };
+    assert_eq!(shares(&cluster), [50, 316, 316, 316]);
+    spec.balance.canary_permille = Some(400);
+    cluster.update(web, spec);
+    assert_eq!(shares(&cluster), [200, 200, 200, 400], "live, and the canary stays");
+    cluster.accept(CommandKind::ControlRollout { id: web, expected: None, control: RolloutControl::Promote });
+    roll(&mut cluster);
+    assert_eq!(shares(&cluster), [250; 4]);
 }
 
 #[test]

@@ -108,7 +108,7 @@ fn failed(policy: &UpdatePolicy, rollout: &Rollout, reason: String) -> Option<(R
     Some((verdict, reason))
 }
 
-fn has_canaries(rollout: &Rollout, policy: &UpdatePolicy) -> bool {
+pub(crate) fn has_canaries(rollout: &Rollout, policy: &UpdatePolicy) -> bool {
     policy.canary > 0 && !rollout.promoted && !rollout.is_rollback
 }
 
