@@ -67,9 +67,12 @@ pub(crate) fn host<B>(request: &Request<B>) -> Result<Option<&str>, BadTarget> {
     first.map(|host| host.to_str().map_err(|_| BadTarget)).transpose()
 }
 
-/// Whether the client wants another protocol on this connection (WebSocket and the like).
+/// Whether the client wants another protocol on this connection (WebSocket and the like). HTTP/2 it gets here, by other
+/// ways: behind the balancer's back its requests would pass unseen.
 pub(crate) fn is_upgrade(headers: &HeaderMap) -> bool {
-    headers.contains_key(header::UPGRADE)
+    let wanted = headers.get_all(header::UPGRADE);
+    wanted.iter().next().is_some()
+        && !wanted.iter().any(|value| lists(value, "h2c") || lists(value, "h2"))
         && headers.get_all(header::CONNECTION).iter().any(|value| lists(value, "upgrade"))
 }
 

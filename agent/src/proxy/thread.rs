@@ -132,6 +132,8 @@ async fn run(mut orders: mpsc::Receiver<Order>, stop: CancellationToken) {
 
 async fn accept(order: Order, upstreams: Rc<Upstreams>, permits: Arc<Semaphore>) {
     let Order { listener, entry, stop } = order;
+    // Each connection looks at it often: of this thread, so that no other one is in its way.
+    let stop = stop.child_token();
     let name = entry.name();
     let listener = match TcpListener::from_std(listener) {
         Ok(listener) => listener,

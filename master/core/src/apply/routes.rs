@@ -3,7 +3,7 @@
 //! Invariant: no two services have the same share; a port is shared or published, and speaks TLS or does not.
 
 use skein_common::{
-    ServiceId,
+    FieldViolation, ServiceId,
     service::{Protocol, ServiceSpec},
 };
 
@@ -16,6 +16,7 @@ pub(super) fn check(state: &ClusterState, id: ServiceId, spec: &ServiceSpec) -> 
         state.services.get(&id).map_or_else(|| id.to_string(), |service| service.spec.name.clone())
     };
     let others = |owner: &ServiceId| *owner != id;
+    check_certificates(state, spec)?;
     for (position, route) in spec.routes.iter().enumerate() {
         let refuse = |why: String| Err(precondition(format!("spec.routes[{position}]: {why}")));
         for (key, has_tls) in route.takes() {
@@ -34,6 +35,28 @@ pub(super) fn check(state: &ClusterState, id: ServiceId, spec: &ServiceSpec) -> 
         }
     }
     Ok(())
+}
+
+/// What is no certificate at all is told to its user; whether it can be used the balancers see.
+fn check_certificates(state: &ClusterState, spec: &ServiceSpec) -> Result<(), Rejection> {
+    let mut violations = Vec::new();
+    for (position, route) in spec.routes.iter().enumerate() {
+        let Some(tls) = &route.tls else { continue };
+        let key = tls.key.as_ref().unwrap_or(&tls.certificate);
+        for (what, config, mark) in [
+            ("certificate", &tls.certificate, "-----BEGIN CERTIFICATE-----"),
+            ("private key", key, "PRIVATE KEY-----"),
+        ] {
+            let config = config.id.and_then(|id| state.config(id));
+            let holds = |content: &[u8]| content.windows(mark.len()).any(|part| part == mark.as_bytes());
+            if let Some(config) = config.filter(|config| !holds(&config.spec.content)) {
+                let description = format!("config {} holds no {what} in PEM", config.spec.name);
+                violations
+                    .push(FieldViolation { field: format!("spec.routes[{position}].tls"), description });
+            }
+        }
+    }
+    if violations.is_empty() { Ok(()) } else { Err(Rejection::Invalid { violations }) }
 }
 
 #[cfg(test)]
@@ -81,7 +104,17 @@ mod tests {
         let mut cluster = Cluster::new(1);
         let missing = create(&mut cluster, 1, routed("shop", None, &[("shop.example", 443, true)]));
         assert!(missing.contains("spec.routes[0].tls.certificate: there is no config \"cert\""), "{missing}");
-        let content = b"x".to_vec().into();
+        let empty =
+            ConfigSpec { name: "x".to_owned(), labels: BTreeMap::new(), content: b"x".to_vec().into() };
+        let id = ConfigId::from_random(8);
+        assert!(cluster.apply(CommandKind::CreateConfig { id, spec: Arc::new(empty) }).outcome.is_ok());
+        let mut wrong = routed("shop", None, &[("shop.example", 443, true)]);
+        wrong.routes[0].tls.as_mut().unwrap().certificate = ConfigRef::named("x");
+        let said = create(&mut cluster, 1, wrong);
+        assert!(said.contains("spec.routes[0].tls: config x holds no certificate in PEM"), "{said}");
+        assert!(said.contains("config x holds no private key in PEM"), "{said}");
+        let pem = "-----BEGIN CERTIFICATE-----\n-----BEGIN PRIVATE KEY-----\n";
+        let content = pem.as_bytes().to_vec().into();
         let config = Arc::new(ConfigSpec { name: "cert".to_owned(), labels: BTreeMap::new(), content });
         let made = cluster.apply(CommandKind::CreateConfig { id: ConfigId::from_random(9), spec: config });
         assert_eq!(made.outcome, Ok(Outcome::Config(ConfigId::from_random(9))));
