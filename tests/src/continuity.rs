@@ -40,6 +40,22 @@ pub enum Step {
     MastersDead(Duration),
 }
 
+impl Step {
+    /// All of them, with masters that stay dead for so long.
+    #[must_use]
+    pub const fn every(dead: Duration) -> [Self; 7] {
+        [
+            Self::StartFirst,
+            Self::StopFirst,
+            Self::Scale,
+            Self::Drain,
+            Self::Death,
+            Self::LeaderKilled,
+            Self::MastersDead(dead),
+        ]
+    }
+}
+
 /// A step that was taken.
 #[derive(Debug)]
 pub struct Taken {

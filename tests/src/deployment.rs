@@ -185,6 +185,20 @@ impl Deployment {
         self.docker.running(&self.cluster_id).await
     }
 
+    /// Waits until nothing of the cluster is left on this machine, stopped containers neither.
+    ///
+    /// # Errors
+    /// When something stays.
+    pub async fn no_containers(&self, limit: Duration) -> Result<()> {
+        wait::until("no container is left", limit, async || {
+            let left =
+                self.docker.of_cluster(&self.cluster_id).await.map_err(|error| format!("{error:#}"))?;
+            let names: Vec<_> = left.iter().map(|container| &container.name).collect();
+            wait::expect(left.is_empty(), || format!("{names:?}"))
+        })
+        .await
+    }
+
     /// Every one of `before` still runs with the same process.
     ///
     /// # Errors

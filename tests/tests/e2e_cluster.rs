@@ -322,11 +322,7 @@ async fn lose_a_node(cluster: &mut Deployment) -> Result<()> {
 
 async fn delete(cluster: &Deployment) -> Result<()> {
     cluster.skein(&["service", "rm", SERVICE]).await?;
-    wait::until("no container is left", LIMIT, async || {
-        let left = cluster.docker.of_cluster(&cluster.cluster_id).await.map_err(|error| error.to_string())?;
-        wait::expect(left.is_empty(), || format!("{} are left", left.len()))
-    })
-    .await?;
+    cluster.no_containers(LIMIT).await?;
     wait::until("the service is forgotten", LIMIT, async || match cluster.client.service(SERVICE).await {
         Err(status) if status.code() == tonic::Code::NotFound => Ok(()),
         other => Err(format!("{other:?}")),

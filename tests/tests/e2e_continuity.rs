@@ -12,7 +12,6 @@ use skein_tests::{
     continuity::{self, Step},
     deployment::{Deployment, Flags},
     traffic::Shape,
-    wait,
 };
 
 const LIMIT: Duration = Duration::from_secs(40);
@@ -21,15 +20,7 @@ const ENDING: &[&str] = &["master unreachable", "leadership was not handed on"];
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_request_is_lost() -> Result<()> {
     let mut cluster = Deployment::start(3, 3, &Flags::default()).await?;
-    let steps = [
-        Step::StartFirst,
-        Step::StopFirst,
-        Step::Scale,
-        Step::Drain,
-        Step::Death,
-        Step::LeaderKilled,
-        Step::MastersDead(Duration::from_secs(5)),
-    ];
+    let steps = Step::every(Duration::from_secs(5));
     let shape = Shape { kept: 12, per_second: 500, fresh_per_second: 50 };
     let (taken, all) = continuity::run(&mut cluster, &steps, shape).await?;
     for step in &taken {
@@ -37,10 +28,6 @@ async fn no_request_is_lost() -> Result<()> {
     }
     ensure!(all.failed == 0, "{} of {}: {:#?}", all.failed, all.failed + all.answered, all.reasons);
     cluster.skein(&["stack", "rm", "edge"]).await?;
-    wait::until("nothing is left", LIMIT, async || {
-        let left = cluster.containers().await.map_err(|error| format!("{error:#}"))?;
-        wait::expect(left.is_empty(), || format!("{left:?}"))
-    })
-    .await?;
+    cluster.no_containers(LIMIT).await?;
     cluster.finish(ENDING).await
 }

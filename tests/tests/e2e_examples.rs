@@ -21,12 +21,7 @@ const ENDING: &[&str] = &["master unreachable", "leadership was not handed on"];
 
 async fn end(cluster: Deployment, stack: &str) -> Result<()> {
     cluster.skein(&["stack", "rm", stack]).await?;
-    wait::until("nothing is left", LIMIT, async || {
-        let left =
-            cluster.docker.of_cluster(&cluster.cluster_id).await.map_err(|error| format!("{error:#}"))?;
-        wait::expect(left.is_empty(), || format!("{} containers", left.len()))
-    })
-    .await?;
+    cluster.no_containers(LIMIT).await?;
     cluster.finish(ENDING).await
 }
 

@@ -229,12 +229,7 @@ impl Test {
         for service in ["tick", WEB] {
             self.cluster.skein(&["service", "rm", service]).await?;
         }
-        wait::until("nothing is left", LIMIT, async || {
-            let left = self.cluster.docker.of_cluster(&self.cluster.cluster_id).await;
-            let left = left.map_err(|error| format!("{error:#}"))?;
-            wait::expect(left.is_empty(), || format!("{} containers", left.len()))
-        })
-        .await?;
+        self.cluster.no_containers(LIMIT).await?;
         self.cluster.finish(ENDING).await
     }
 }

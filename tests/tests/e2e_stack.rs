@@ -106,10 +106,6 @@ async fn a_stack_is_deployed_rolled_drained_and_rebalanced() -> Result<()> {
     ensure!(asked.failed == 0, "of {} requests: {:#?}", asked.answered, asked.reasons);
 
     cluster.skein(&["stack", "rm", "shop"]).await?;
-    wait::until("nothing is left", LIMIT, async || {
-        let left = cluster.containers().await.map_err(|error| format!("{error:#}"))?;
-        wait::expect(left.is_empty(), || format!("{left:?}"))
-    })
-    .await?;
+    cluster.no_containers(LIMIT).await?;
     cluster.finish(ENDING).await
 }

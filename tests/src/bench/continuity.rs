@@ -20,15 +20,7 @@ const SHAPE: Shape = Shape { kept: 24, per_second: 600, fresh_per_second: 60 };
 /// When a step does not come to its end.
 pub async fn measure(plan: &Plan) -> Result<Table> {
     let mut skein = Deployment::start(3, 3, &Flags::default()).await?;
-    let steps = [
-        Step::StartFirst,
-        Step::StopFirst,
-        Step::Scale,
-        Step::Drain,
-        Step::Death,
-        Step::LeaderKilled,
-        Step::MastersDead(plan.load * DEAD_ROUNDS),
-    ];
+    let steps = Step::every(plan.load * DEAD_ROUNDS);
     let (taken, all) = continuity::run(&mut skein, &steps, SHAPE).await?;
     let title = format!(
         "Requests that fail, of {}: {} a second on {} kept connections and {} on new ones, through 3 nodes",
