@@ -20,6 +20,7 @@ mod sites;
 mod tcp;
 mod thread;
 mod tls;
+mod udp;
 mod upstream;
 
 pub use self::{

@@ -4,6 +4,8 @@
 //! be listened on is said once and tried again. Masters that are gone change nothing.
 //! Deliberately not here: traffic (`thread`, `http`, `tcp`), the choice of endpoint (`agent/core`).
 
+mod datagrams;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     error::Error,
@@ -116,6 +118,8 @@ pub struct Balancer {
     table: EndpointTable,
     threads: Option<Threads>,
     served: BTreeMap<Key, Served>,
+    /// The same of ports for datagrams.
+    datagrams: BTreeMap<Key, Served>,
     sites: Sites,
     /// Ports of routes, and why one is not listened on.
     shared: BTreeMap<u16, Result<DropGuard, String>>,
@@ -140,6 +144,17 @@ struct Served {
     trouble: String,
 }
 
+impl Served {
+    fn new(service: &ServiceEndpoints) -> Self {
+        Self {
+            front: Arc::new(Front::new(service.name.clone(), service.policy.clone())),
+            listening: None,
+            checking: None,
+            trouble: String::new(),
+        }
+    }
+}
+
 impl Balancer {
     /// Listens nowhere yet.
     #[must_use]
@@ -153,6 +168,7 @@ impl Balancer {
             table: EndpointTable::default(),
             threads: None,
             served: BTreeMap::new(),
+            datagrams: BTreeMap::new(),
             sites: Sites::new(Certificates::new(None)),
             shared: BTreeMap::new(),
             meter: Arc::clone(&meter),
@@ -229,7 +245,10 @@ impl Balancer {
                 self.serve_port(service, port, endpoints).await;
             }
         }
-        let fronts = self.served.iter().map(|(key, served)| (*key, Arc::clone(&served.front)));
+        self.serve_datagrams(&services).await;
+        // Of a port number that is served for both, the connections are measured.
+        let fronts = self.datagrams.iter().chain(&self.served);
+        let fronts = fronts.map(|(key, served)| (*key, Arc::clone(&served.front)));
         self.meter.serve(fronts.collect());
         self.serve_routes(&services).await;
     }
@@ -284,12 +303,7 @@ impl Balancer {
         port: &BalancedPort,
         endpoints: Vec<balance::Endpoint>,
     ) {
-        let served = self.served.entry(key(service, port)).or_insert_with(|| Served {
-            front: Arc::new(Front::new(service.name.clone(), service.policy.clone())),
-            listening: None,
-            checking: None,
-            trouble: String::new(),
-        });
+        let served = self.served.entry(key(service, port)).or_insert_with(|| Served::new(service));
         self.leaving.extend(served.front.update(&service.policy, &endpoints));
         match (&service.policy.check, &served.checking) {
             (Some(_), None) => {
@@ -326,16 +340,19 @@ impl Balancer {
     }
 
     async fn listen(&mut self, port: u16, entry: &Entry) -> io::Result<DropGuard> {
+        let listening = self.stop.child_token();
+        let address = SocketAddr::new(self.config.ingress, port);
+        self.threads()?.listen(address, entry, &listening).await?;
+        Ok(listening.drop_guard())
+    }
+
+    fn threads(&mut self) -> io::Result<&Threads> {
         let threads = match self.threads.take() {
             Some(threads) => threads,
             // Not before they are needed: most agents of a test have none.
             None => Threads::start(self.config.threads, &self.stop)?,
         };
-        let listening = self.stop.child_token();
-        let address = SocketAddr::new(self.config.ingress, port);
-        let listened = threads.listen(address, entry, &listening).await;
-        self.threads = Some(threads);
-        listened.map(|()| listening.drop_guard())
+        Ok(self.threads.insert(threads))
     }
 
     /// Endpoints whose hosts are known; names are asked for once.

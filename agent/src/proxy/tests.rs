@@ -9,6 +9,7 @@ mod introduction;
 mod measured;
 mod routes;
 mod tls;
+mod udp;
 
 use std::{
     collections::BTreeMap,

@@ -6,7 +6,7 @@
 
 use std::{
     io,
-    net::{SocketAddr, TcpListener as StdListener},
+    net::{SocketAddr, TcpListener as StdListener, UdpSocket},
     rc::Rc,
     sync::Arc,
     thread,
@@ -26,10 +26,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     client::ClientStream,
-    front::Connected,
+    front::{Connected, Front},
     http, introduction,
     site::{Entry, Tls},
-    tcp, tls,
+    tcp, tls, udp,
     upstream::Upstreams,
 };
 
@@ -54,10 +54,16 @@ struct Order {
     stop: CancellationToken,
 }
 
+#[derive(Debug)]
+enum Work {
+    Accept(Order),
+    Receive { socket: UdpSocket, front: Arc<Front>, stop: CancellationToken },
+}
+
 /// The way to all threads.
 #[derive(Debug)]
 pub(crate) struct Threads {
-    orders: Vec<mpsc::Sender<Order>>,
+    orders: Vec<mpsc::Sender<Work>>,
 }
 
 impl Threads {
@@ -93,10 +99,33 @@ impl Threads {
             self.orders.iter().map(|_| bind(address)).collect::<io::Result<_>>()?;
         for (thread, listener) in self.orders.iter().zip(listeners) {
             let order = Order { listener, entry: entry.clone(), stop: stop.clone() };
-            thread.send(order).await.map_err(|_| io::Error::other("the proxy's thread has ended"))?;
+            thread.send(Work::Accept(order)).await.map_err(|_| ended())?;
         }
         Ok(())
     }
+
+    /// Receives datagrams at `address` on every thread until `stop`.
+    ///
+    /// # Errors
+    /// The address cannot be had; then no thread receives.
+    pub(crate) async fn receive(
+        &self,
+        address: SocketAddr,
+        front: &Arc<Front>,
+        stop: &CancellationToken,
+    ) -> io::Result<()> {
+        let sockets: Vec<UdpSocket> =
+            self.orders.iter().map(|_| udp::bind(address)).collect::<io::Result<_>>()?;
+        for (thread, socket) in self.orders.iter().zip(sockets) {
+            let work = Work::Receive { socket, front: Arc::clone(front), stop: stop.clone() };
+            thread.send(work).await.map_err(|_| ended())?;
+        }
+        Ok(())
+    }
+}
+
+fn ended() -> io::Error {
+    io::Error::other("the proxy's thread has ended")
 }
 
 /// A port that other threads listen on too. Another process that listens without sharing is an error; one of the same
@@ -111,7 +140,7 @@ fn bind(address: SocketAddr) -> io::Result<StdListener> {
     Ok(socket.into())
 }
 
-async fn run(mut orders: mpsc::Receiver<Order>, stop: CancellationToken) {
+async fn run(mut orders: mpsc::Receiver<Work>, stop: CancellationToken) {
     let upstreams = Rc::new(Upstreams::default());
     let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut sweep = time::interval(SWEEP_EVERY);
@@ -119,8 +148,15 @@ async fn run(mut orders: mpsc::Receiver<Order>, stop: CancellationToken) {
     loop {
         tokio::select! {
             order = orders.recv() => {
-                let Some(order) = order else { break };
-                task::spawn_local(accept(order, Rc::clone(&upstreams), Arc::clone(&permits)));
+                match order {
+                    Some(Work::Accept(order)) => {
+                        task::spawn_local(accept(order, Rc::clone(&upstreams), Arc::clone(&permits)));
+                    }
+                    Some(Work::Receive { socket, front, stop }) => {
+                        task::spawn_local(udp::serve(socket, front, stop));
+                    }
+                    None => break,
+                }
             }
             _ = sweep.tick() => upstreams.sweep(Instant::now()),
             () = stop.cancelled() => break,

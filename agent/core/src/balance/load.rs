@@ -98,6 +98,12 @@ impl Load {
         self.leases.fetch_or(CLOSED, AcqRel);
     }
 
+    /// It is no endpoint any more.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.leases.load(Acquire) & CLOSED != 0
+    }
+
     /// Bytes from clients to it.
     pub fn received(&self, bytes: usize) {
         self.meter.received(bytes as u64);
