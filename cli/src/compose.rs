@@ -48,7 +48,7 @@ use field::Field;
 use yaml::Node;
 
 /// Service label with the name of the stack a service belongs to.
-pub const STACK_LABEL: &str = "skein.stack";
+pub use skein_common::service::STACK_LABEL;
 
 /// One Compose file.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -8,8 +8,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 pub use self::config::{
-    ClusterConfig, MAX_MIN_GAIN_PERCENT, MIN_REBALANCE_INTERVAL, RebalanceConfig, SchedulingConfig,
-    ScoreWeights, Weight,
+    ClusterConfig, MAX_MIN_GAIN_PERCENT, MIN_REBALANCE_INTERVAL, NetworkingConfig, RebalanceConfig,
+    SchedulingConfig, ScoreWeights, Weight,
 };
 pub use self::rebalance::{RebalanceGoal, RebalanceRun};
 

@@ -3,6 +3,8 @@
 //! Invariant: made from the replicated state alone, so every leader says the same of one revision.
 //! Deliberately not here: who of them takes a request (`agent/core`, `balance`).
 
+use std::net::Ipv4Addr;
+
 use crate::{
     InstanceId, ServiceId,
     service::{BalancePolicy, Protocol, Route},
@@ -13,6 +15,10 @@ use crate::{
 pub struct ServiceEndpoints {
     pub service: ServiceId,
     pub name: String,
+    /// Of its Compose project, within which it has a shorter name; empty = it is of none.
+    pub stack: String,
+    /// By which containers reach it, on its container ports; `None` = it has none (yet).
+    pub address: Option<Ipv4Addr>,
     pub policy: BalancePolicy,
     pub ports: Vec<BalancedPort>,
     /// What of shared ports is its.

@@ -15,6 +15,7 @@ pub mod event;
 pub mod id;
 pub mod instance;
 pub mod load;
+pub mod network;
 pub mod node;
 pub mod placeholder;
 pub mod placement;

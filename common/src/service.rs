@@ -47,6 +47,8 @@ pub const DEFAULT_STOP_GRACE: Duration = Duration::from_secs(10);
 /// Processes a container may have when the spec says nothing: a fork bomb must not take the node
 /// along, and no sane service comes near (podman's is 2,048).
 pub const DEFAULT_PIDS: u32 = 4_096;
+/// The label by which a service says of which stack (Compose project) it is.
+pub const STACK_LABEL: &str = "skein.stack";
 /// Replicas of a service that does not say.
 pub const DEFAULT_REPLICAS: u32 = 1;
 
@@ -398,6 +400,18 @@ impl ServiceSpec {
     #[must_use]
     pub fn has_local_volumes(&self) -> bool {
         self.container.mounts.iter().any(Mount::is_local_volume)
+    }
+
+    /// The stack it is of; empty = of none.
+    #[must_use]
+    pub fn stack(&self) -> &str {
+        self.labels.get(STACK_LABEL).map_or("", String::as_str)
+    }
+
+    /// Whether others may want to reach it: a job that offers nothing is run, not asked.
+    #[must_use]
+    pub fn wants_address(&self) -> bool {
+        self.schedule.is_none() && (!self.mode.is_job() || !self.ports.is_empty())
     }
 
     /// Whether instances of `self` may go on as instances of `other`: nothing their

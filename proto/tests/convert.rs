@@ -299,7 +299,7 @@ proptest! {
             term: 3,
             generation: 9,
             from,
-            services: vec![ServiceEndpoints { service, name: "web".into(), policy: balance(port), ports, routes: routes(port) }],
+            services: vec![ServiceEndpoints { service, name: "web".into(), stack: "shop".into(), address: Some(std::net::Ipv4Addr::from_bits(port.into())), policy: balance(port), ports, routes: routes(port) }],
             removals: vec![ServiceId::from_random(5)],
         };
         prop_assert_eq!(EndpointsUpdate::try_from(v1::EndpointsUpdate::from(&update)), Ok(update));

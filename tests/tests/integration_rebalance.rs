@@ -104,6 +104,7 @@ async fn by_itself_when_a_node_joins() -> Result<()> {
     let rebalance = RebalanceConfig { enabled: Some(true), max_moves: Some(2), ..Default::default() };
     let config = |rebalance| ClusterConfig {
         scheduling: Some(SchedulingConfig { rebalance: Some(rebalance), ..Default::default() }),
+        ..Default::default()
     };
     let set = cluster.client.configure(config(rebalance), &known.etag).await?;
     let effective = set.effective.unwrap().scheduling.unwrap();

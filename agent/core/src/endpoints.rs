@@ -53,6 +53,12 @@ impl EndpointTable {
         self.generation
     }
 
+    /// Everything is known that the masters know.
+    #[must_use]
+    pub const fn is_synced(&self) -> bool {
+        self.synced
+    }
+
     pub fn services(&self) -> impl Iterator<Item = &Arc<ServiceEndpoints>> {
         self.services.values()
     }
@@ -68,6 +74,8 @@ mod tests {
         ServiceEndpoints {
             service: ServiceId::from_random(id),
             name: name.to_owned(),
+            stack: String::new(),
+            address: None,
             policy: BalancePolicy::default(),
             ports: Vec::new(),
             routes: Vec::new(),

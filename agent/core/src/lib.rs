@@ -12,6 +12,7 @@ pub mod container;
 pub mod endpoints;
 pub mod image;
 pub mod lifecycle;
+pub mod names;
 pub mod probe;
 pub mod proxy_protocol;
 pub mod reconcile;

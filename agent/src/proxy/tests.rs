@@ -114,6 +114,8 @@ impl Rig {
         ServiceEndpoints {
             service: ServiceId::from_random(1),
             name: "web".to_owned(),
+            stack: String::new(),
+            address: None,
             policy: self.policy.clone(),
             ports: vec![port],
             routes: Vec::new(),

@@ -45,6 +45,7 @@ async fn settings_are_changed_one_by_one() {
     let world = world();
     let config = v1::ClusterConfig {
         scheduling: Some(v1::SchedulingConfig { preemption_gap: Some(20), ..Default::default() }),
+        ..Default::default()
     };
     world.lock().unwrap().config = v1::GetClusterConfigResponse {
         effective: Some(config.clone()),

@@ -5,11 +5,11 @@
 //! only, because it is replicated.
 //! Deliberately not here: what the settings do (`master/core`).
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::{fmt, net::Ipv4Addr, str::FromStr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Violations, placement::MAX_PRIORITY, placement::Strategy};
+use crate::{Violations, network::Ipv4Network, placement::MAX_PRIORITY, placement::Strategy};
 
 /// A cluster that rebalanced more often would never rest.
 pub const MIN_REBALANCE_INTERVAL: Duration = Duration::from_secs(10);
@@ -22,6 +22,15 @@ const MAX_WEIGHT: Weight = Weight(1_000_000_000_000_000_000);
 #[serde(default)]
 pub struct ClusterConfig {
     pub scheduling: SchedulingConfig,
+    pub networking: NetworkingConfig,
+}
+
+/// `None` = the default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NetworkingConfig {
+    /// Where services have their virtual addresses.
+    pub service_addresses: Option<Ipv4Network>,
 }
 
 /// `None` = the default.
@@ -124,6 +133,37 @@ impl SchedulingConfig {
     }
 }
 
+impl NetworkingConfig {
+    /// At the far end of the private range that sites use from the near end: neither Docker (172.17.0.0/16 on) nor
+    /// Swarm (10.0.0.0/8 from 10.0.0.0 on) nor Kubernetes (10.96.0.0/12) begins there, and 100.64.0.0/10 belongs to
+    /// carriers and to VPNs that drop what does not come from them.
+    pub const DEFAULT_SERVICE_ADDRESSES: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 254, 0, 0), 16);
+    /// Fewer services could not live, more bits no site has free.
+    const PREFIXES: std::ops::RangeInclusive<u8> = 8..=28;
+
+    #[must_use]
+    pub fn service_addresses(&self) -> Ipv4Network {
+        let (base, prefix) = Self::DEFAULT_SERVICE_ADDRESSES;
+        self.service_addresses.unwrap_or_else(|| Ipv4Network::cut(base, prefix))
+    }
+
+    fn check(&self, found: &mut Violations) {
+        let Some(network) = self.service_addresses else { return };
+        let base = network.base();
+        let field = "config.networking.service_addresses";
+        if !Self::PREFIXES.contains(&network.prefix()) {
+            let (least, most) = (Self::PREFIXES.start(), Self::PREFIXES.end());
+            found.add(field, format!("{network}: between /{least} and /{most} are allowed"));
+        } else if base.is_loopback()
+            || base.is_multicast()
+            || base.octets()[0] == 0
+            || base.octets()[0] >= 240
+        {
+            found.add(field, format!("{network} cannot be reached from containers; use a private range"));
+        }
+    }
+}
+
 impl ScoreWeights {
     #[must_use]
     pub fn priority(&self) -> Weight {
@@ -195,6 +235,7 @@ impl ClusterConfig {
                     max_moves: Some(rebalance.max_moves()),
                 },
             },
+            networking: NetworkingConfig { service_addresses: Some(self.networking.service_addresses()) },
         }
     }
 
@@ -220,6 +261,7 @@ impl ClusterConfig {
             }
         }
         scheduling.rebalance.check(&mut found);
+        self.networking.check(&mut found);
         found
     }
 }
@@ -282,6 +324,7 @@ mod tests {
                 },
                 ..SchedulingConfig::default()
             },
+            networking: NetworkingConfig { service_addresses: "127.0.0.0/8".parse().ok() },
         };
         let fields: Vec<_> = config.violations().0.into_iter().map(|violation| violation.field).collect();
         assert_eq!(
@@ -292,6 +335,7 @@ mod tests {
                 "config.scheduling.rebalance.interval",
                 "config.scheduling.rebalance.min_gain_percent",
                 "config.scheduling.rebalance.max_moves",
+                "config.networking.service_addresses",
             ]
         );
         assert_eq!(ClusterConfig::default().violations(), Violations::default());

@@ -106,6 +106,7 @@ impl Step<'_> {
 
     fn put_service(&mut self, mut service: Service) {
         service.modified_revision = self.state.revision;
+        service.address = self.state.address_for(&service);
         let service = Arc::new(service);
         self.state.put_service(service.clone());
         self.changes.push(Change::Service { service, deleted: false });

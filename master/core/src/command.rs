@@ -196,6 +196,9 @@ pub struct Plan {
     /// What services depended on is there: their first instances may start.
     #[serde(default)]
     pub released: Vec<Release>,
+    /// Services without a virtual address: of a version that gave none.
+    #[serde(default)]
+    pub addresses: Vec<ServiceId>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -13,14 +13,16 @@ use skein_common::{
     service::{PortSpec, Publish},
 };
 
-use crate::state::ClusterState;
+use crate::state::{ClusterState, Service};
 
 impl ClusterState {
-    /// The service as balancers see it; `None` when it has no ports, or is gone.
+    /// The service as balancers and name servers see it: one of a stack always, for its containers ask for names.
     #[must_use]
     pub fn endpoints_of(&self, id: ServiceId) -> Option<ServiceEndpoints> {
-        let service =
-            self.service(id).filter(|service| !service.deleting && !service.spec.ports.is_empty())?;
+        let is_known = |service: &Service| {
+            !service.spec.ports.is_empty() || service.address.is_some() || !service.spec.stack().is_empty()
+        };
+        let service = self.service(id).filter(|service| !service.deleting && is_known(service))?;
         let serving: Vec<&Instance> =
             self.instances_of(id).map(AsRef::as_ref).filter(|instance| is_serving(instance)).collect();
         let weights = weights::of(self, service, &serving);
@@ -28,6 +30,8 @@ impl ClusterState {
         Some(ServiceEndpoints {
             service: id,
             name: service.spec.name.clone(),
+            stack: service.spec.stack().to_owned(),
+            address: service.address,
             policy: service.spec.balance.clone(),
             ports,
             routes: service.spec.routes.clone(),

@@ -97,6 +97,7 @@ fn plan() -> Plan {
         rebalance: None,
         schedules: Vec::new(),
         released: Vec::new(),
+        addresses: Vec::new(),
         finish: vec![ServiceId::from_random(31)],
     }
 }

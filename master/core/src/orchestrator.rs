@@ -90,6 +90,7 @@ fn plan_service<'a>(draft: &mut Draft<'a>, service: &'a Service) {
         history::delete(draft, service);
         return;
     }
+    draft.address(service);
     schedule::advance(draft, service);
     if service.spec.schedule.is_some() {
         return;

@@ -6,11 +6,12 @@
 //! are not stored: they are rebuilt when a snapshot is loaded.
 //! Deliberately not here: what commands do (`apply`), what should happen next (`orchestrator`).
 
+mod address;
 mod index;
 mod read;
 mod stored;
 
-use std::sync::Arc;
+use std::{net::Ipv4Addr, sync::Arc};
 
 use imbl::{OrdMap, OrdSet};
 use serde::{Deserialize, Serialize};
@@ -67,6 +68,8 @@ pub struct Settings {
 /// What follows from the objects; kept so that nothing has to be searched for.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub(crate) struct Index {
+    /// Virtual addresses in use.
+    pub(crate) addresses: OrdMap<Ipv4Addr, ServiceId>,
     pub(crate) services_by_name: OrdMap<String, ServiceId>,
     pub(crate) nodes_by_name: OrdMap<String, NodeId>,
     pub(crate) configs_by_name: OrdMap<String, ConfigId>,
@@ -137,6 +140,9 @@ pub struct Service {
     /// The first instances of this generation wait for the services it depends on.
     #[serde(default)]
     pub waits: bool,
+    /// Its virtual one, until it is deleted.
+    #[serde(default)]
+    pub address: Option<Ipv4Addr>,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
     pub created_revision: Revision,

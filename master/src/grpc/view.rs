@@ -69,6 +69,7 @@ pub fn service(state: &ClusterState, service: &Service) -> v1::Service {
         owner_id: service.owner.map(|owner| owner.to_string()).unwrap_or_default(),
         scheduled_for: service.scheduled_for.map(timestamp_to_wire),
         waits_for_dependencies: service.waits,
+        virtual_address: service.address.map(|address| address.to_string()).unwrap_or_default(),
         current_generations: state.current_generations(service).map(|generation| generation.0).collect(),
     }
 }

@@ -183,6 +183,8 @@ mod tests {
         ServiceEndpoints {
             service: ServiceId::from_random(id),
             name: name.to_owned(),
+            stack: String::new(),
+            address: None,
             policy: BalancePolicy::default(),
             ports: Vec::new(),
             routes: Vec::new(),

@@ -3,7 +3,8 @@
 use skein_common::{
     Violations,
     cluster::{
-        ClusterConfig, RebalanceConfig, RebalanceGoal, RebalanceRun, SchedulingConfig, ScoreWeights, Weight,
+        ClusterConfig, NetworkingConfig, RebalanceConfig, RebalanceGoal, RebalanceRun, SchedulingConfig,
+        ScoreWeights, Weight,
     },
 };
 
@@ -16,7 +17,8 @@ impl TryFrom<v1::ClusterConfig> for ClusterConfig {
     fn try_from(wire: v1::ClusterConfig) -> Result<Self, Violations> {
         let mut found = Violations::default();
         let scheduling = wire.scheduling.map(|wire| scheduling(&mut found, wire)).unwrap_or_default();
-        let config = Self { scheduling };
+        let networking = wire.networking.map(|wire| networking(&mut found, &wire)).unwrap_or_default();
+        let config = Self { scheduling, networking };
         found.0.extend(config.violations().0);
         found.into_result(config)
     }
@@ -30,6 +32,13 @@ fn scheduling(found: &mut Violations, wire: v1::SchedulingConfig) -> SchedulingC
         preemption_gap: wire.preemption_gap.map(|gap| u8::try_from(gap).unwrap_or(u8::MAX)),
         rebalance: wire.rebalance.map(|wire| rebalance(found, &wire)).unwrap_or_default(),
     }
+}
+
+fn networking(found: &mut Violations, wire: &v1::NetworkingConfig) -> NetworkingConfig {
+    let text = &wire.service_addresses;
+    let field = "config.networking.service_addresses";
+    let service_addresses = if text.is_empty() { None } else { placement::read(found, field, text) };
+    NetworkingConfig { service_addresses }
 }
 
 fn weights(found: &mut Violations, wire: &v1::ScoreWeights) -> ScoreWeights {
@@ -83,7 +92,14 @@ impl From<&ClusterConfig> for v1::ClusterConfig {
                 max_moves: rebalance.max_moves,
             }),
         };
-        Self { scheduling: Some(scheduling) }
+        let networking = v1::NetworkingConfig {
+            service_addresses: config
+                .networking
+                .service_addresses
+                .map(|network| network.to_string())
+                .unwrap_or_default(),
+        };
+        Self { scheduling: Some(scheduling), networking: Some(networking) }
     }
 }
 
@@ -143,6 +159,7 @@ mod tests {
                     ..Default::default()
                 }),
             }),
+            networking: Some(v1::NetworkingConfig { service_addresses: "10.0.0.1/8".to_owned() }),
         };
         let found = ClusterConfig::try_from(wire).unwrap_err();
         let fields: Vec<_> = found.0.iter().map(|violation| violation.field.as_str()).collect();
@@ -152,6 +169,7 @@ mod tests {
                 "config.scheduling.strategy",
                 "config.scheduling.weights.resources",
                 "config.scheduling.rebalance.interval",
+                "config.networking.service_addresses",
                 "config.scheduling.preemption_gap",
                 "config.scheduling.rebalance.max_moves",
             ]

@@ -1,5 +1,7 @@
 //! What a leader tells a node's balancer.
 
+use std::net::Ipv4Addr;
+
 use skein_common::{
     ServiceId, Violations,
     endpoint::{BalancedPort, Endpoint, EndpointsUpdate, ServiceEndpoints},
@@ -39,6 +41,8 @@ impl From<&ServiceEndpoints> for v1::ServiceEndpoints {
         Self {
             service_id: service.service.to_string(),
             service_name: service.name.clone(),
+            stack: service.stack.clone(),
+            virtual_address: service.address.map(|address| address.to_string()).unwrap_or_default(),
             policy: Some((&service.policy).into()),
             ports: service.ports.iter().map(v1::BalancedPort::from).collect(),
             routes: service.routes.iter().map(v1::Route::from).collect(),
@@ -58,11 +62,20 @@ impl TryFrom<v1::ServiceEndpoints> for ServiceEndpoints {
         Ok(Self {
             service: id("service_id", &wire.service_id)?,
             name: wire.service_name,
+            stack: wire.stack,
+            address: address(&wire.virtual_address)?,
             policy,
             ports: wire.ports.into_iter().map(BalancedPort::try_from).collect::<Result<_, _>>()?,
             routes,
         })
     }
+}
+
+fn address(text: &str) -> Result<Option<Ipv4Addr>, InvalidMessage> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    text.parse().map(Some).map_err(|error| InvalidMessage::invalid("virtual_address", error))
 }
 
 impl From<&BalancedPort> for v1::BalancedPort {

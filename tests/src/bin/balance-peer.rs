@@ -141,6 +141,8 @@ async fn proxy(listen: u16, threads: usize, policy: BalancePolicy, endpoints: &[
     let service = ServiceEndpoints {
         service: ServiceId::from_random(1),
         name: "bench".to_owned(),
+        stack: String::new(),
+        address: None,
         policy,
         ports: vec![port],
         routes: Vec::new(),

@@ -10,7 +10,8 @@ use skein_common::Timestamp;
 use skein_proto::{
     convert::{duration_from_wire, duration_to_wire},
     v1::{
-        ClusterConfig, GetClusterConfigResponse, RebalanceConfig, SchedulingConfig, ScoreWeights, Strategy,
+        ClusterConfig, GetClusterConfigResponse, NetworkingConfig, RebalanceConfig, SchedulingConfig,
+        ScoreWeights, Strategy,
     },
 };
 
@@ -25,7 +26,7 @@ use crate::{
 /// What is not set follows the defaults. Keys: scheduling.strategy (spread, binpack, balanced; of services that
 /// do not say), scheduling.weights.priority|resources|constraints|utilisation (decimal numbers),
 /// scheduling.preemption_gap (1 to 100), scheduling.rebalance.enabled (true, false), .interval (10m),
-/// .min_gain_percent, .max_moves.
+/// .min_gain_percent, .max_moves, networking.service_addresses (10.254.0.0/16).
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -99,6 +100,17 @@ const KEYS: &[Key] = &[
     Key { name: "scheduling.rebalance.interval", read: read_interval, write: write_interval },
     rebalance!("scheduling.rebalance.min_gain_percent", min_gain_percent),
     rebalance!("scheduling.rebalance.max_moves", max_moves),
+    Key {
+        name: "networking.service_addresses",
+        read: |config| {
+            Some(config.networking.as_ref()?.service_addresses.clone()).filter(|text| !text.is_empty())
+        },
+        write: |config, text| {
+            let networking = config.networking.get_or_insert_with(NetworkingConfig::default);
+            networking.service_addresses = text.unwrap_or_default().to_owned();
+            Ok(())
+        },
+    },
 ];
 
 fn scheduling(config: &mut ClusterConfig) -> &mut SchedulingConfig {
@@ -246,7 +258,8 @@ mod tests {
 
     #[test]
     fn every_key_is_read_as_it_was_written() {
-        for (key, text) in KEYS.iter().zip(["binpack", "5", "2.5", "7", "0.1", "20", "true", "2m", "15", "3"])
+        for (key, text) in
+            KEYS.iter().zip(["binpack", "5", "2.5", "7", "0.1", "20", "true", "2m", "15", "3", "10.0.0.0/8"])
         {
             let mut config = ClusterConfig::default();
             assert_eq!((key.read)(&config), None, "{}", key.name);

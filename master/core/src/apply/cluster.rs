@@ -11,7 +11,7 @@ use skein_common::{
 use super::{Answer, Step, check_etag};
 use crate::{
     command::{ObjectKind, Outcome, Rejection},
-    state::Settings,
+    state::{Service, Settings},
 };
 
 /// Repeated commands answer with the id that was chosen first.
@@ -22,6 +22,14 @@ pub(super) fn form(step: &mut Step<'_>, id: ClusterId) -> Answer {
     step.state.cluster_id = Some(id);
     step.event(Severity::Info, "ClusterFormed", Subject::Cluster, format!("cluster {id} has been formed"));
     Ok(Outcome::Cluster(id))
+}
+
+/// Services that have no address, or one outside the range, get one.
+fn readdress(step: &mut Step<'_>) {
+    let moved =
+        step.state.services.values().filter(|service| step.state.address_for(service) != service.address);
+    let moved: Vec<_> = moved.map(|service| Service::clone(service)).collect();
+    moved.into_iter().for_each(|service| step.put_service(service));
 }
 
 /// Equal settings change nothing.
@@ -42,6 +50,7 @@ pub(super) fn configure(
     }
     let modified_revision = step.state.revision;
     step.put_settings(Settings { config: config.clone(), modified_revision, ..Settings::clone(&before) });
+    readdress(step);
     let message = "the settings of the cluster have changed".to_owned();
     step.event(Severity::Info, "ClusterConfigured", Subject::Cluster, message);
     Ok(Outcome::Done)

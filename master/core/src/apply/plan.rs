@@ -19,7 +19,7 @@ use skein_common::{
 use super::{Answer, Step, devices, job, rebalance, rollout, schedule};
 use crate::{
     command::{Explanation, NewInstance, Outcome, Placement, Plan, Wish},
-    state::ClusterState,
+    state::{ClusterState, Service},
 };
 
 /// Ends before beginnings, so that a slot that is given up can be filled by the same plan.
@@ -35,9 +35,19 @@ pub(super) fn apply(step: &mut Step<'_>, plan: &Plan) -> Answer {
     plan.jobs.iter().for_each(|conclusion| job::conclude(step, conclusion));
     plan.expire.iter().for_each(|service| job::expire(step, *service));
     plan.schedules.iter().for_each(|due| schedule::conclude(step, due));
+    plan.addresses.iter().for_each(|service| address(step, *service));
     plan.rollouts.iter().for_each(|conclusion| rollout::conclude(step, conclusion));
     plan.rebalance.iter().for_each(|conclusion| rebalance::conclude(step, conclusion));
     Ok(Outcome::Done)
+}
+
+/// Whatever puts a service gives it an address.
+fn address(step: &mut Step<'_>, id: ServiceId) {
+    let service = step.state.services.get(&id).filter(|service| service.address.is_none());
+    let Some(service) = service.map(|service| Service::clone(service)) else { return };
+    if step.state.address_for(&service).is_some() {
+        step.put_service(service);
+    }
 }
 
 fn desire(step: &mut Step<'_>, wish: &Wish) {

@@ -100,6 +100,7 @@ fn begin(step: &mut Step<'_>, owner: &Service, id: ServiceId, at: Timestamp) -> 
     let run = Service {
         id,
         waits: !spec.depends_on.is_empty(),
+        address: None,
         spec,
         generation: Generation(1),
         deleting: false,

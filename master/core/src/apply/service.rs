@@ -37,6 +37,7 @@ pub(super) fn create(step: &mut Step<'_>, id: ServiceId, spec: &Arc<ServiceSpec>
         owner: None,
         scheduled_for: None,
         waits: !spec.depends_on.is_empty() && !has_schedule,
+        address: None,
         created_at: step.state.time,
         updated_at: step.state.time,
         created_revision: step.state.revision,

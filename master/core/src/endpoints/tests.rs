@@ -156,10 +156,13 @@ fn canaries_get_their_share_until_they_are_promoted() {
 }
 
 #[test]
-fn without_ports_there_is_nothing_to_balance() {
+fn without_ports_there_is_a_name_and_nothing_to_balance() {
     let mut cluster = Cluster::new(1);
     let plain = cluster.create(replicated("plain", 1));
     cluster.settle();
-    assert_eq!(cluster.state.endpoints_of(plain), None);
+    let told = told(&cluster, plain);
+    assert_eq!((told.name.as_str(), told.ports.len(), told.address.is_some()), ("plain", 0, true));
+    cluster.accept(CommandKind::DeleteService { id: plain, expected: None });
+    assert_eq!(cluster.state.endpoints_of(plain), None, "the name goes at once");
     assert_eq!(cluster.state.endpoints_of(ServiceId::from_random(99)), None);
 }

@@ -29,6 +29,7 @@ fn config() -> ClusterConfig {
                 max_moves: Some(2),
             },
         },
+        ..ClusterConfig::default()
     }
 }
 

@@ -134,6 +134,14 @@ impl<'a> Draft<'a> {
         self.awaited.get(&service.id)?.as_deref()
     }
 
+    /// One that an earlier version gave none gets an address.
+    pub(super) fn address(&mut self, service: &Service) {
+        let lacks = service.address.is_none() && !self.is_full(self.plan.addresses.len());
+        if lacks && self.state.address_for(service).is_some() {
+            self.plan.addresses.push(service.id);
+        }
+    }
+
     pub(super) fn expire(&mut self, service: ServiceId) {
         self.plan.expire.push(service);
     }

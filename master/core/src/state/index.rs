@@ -56,6 +56,9 @@ impl ClusterState {
             self.unindex_service(&before);
         }
         self.index.services_by_name.insert(service.spec.name.clone(), service.id);
+        if let Some(address) = service.address {
+            self.index.addresses.insert(address, service.id);
+        }
         for port in ingress_ports(&service.spec) {
             self.index.ingress_ports.insert(port, service.id);
         }
@@ -99,6 +102,9 @@ impl ClusterState {
 
     fn unindex_service(&mut self, service: &Service) {
         self.index.services_by_name.remove(&service.spec.name);
+        if let Some(address) = service.address {
+            self.index.addresses.remove(&address);
+        }
         if let Some(owner) = service.owner {
             self.index.runs.remove(&(owner, service.id));
         }
