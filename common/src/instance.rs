@@ -185,6 +185,22 @@ pub struct Instance {
 }
 
 impl Phase {
+    /// In the order of life.
+    pub const ALL: [Self; 12] = [
+        Self::Pending,
+        Self::Assigned,
+        Self::Pulling,
+        Self::Creating,
+        Self::Starting,
+        Self::Running,
+        Self::Ready,
+        Self::Draining,
+        Self::Stopping,
+        Self::Stopped,
+        Self::Failed,
+        Self::Rejected,
+    ];
+
     /// No further report will come for this attempt.
     #[must_use]
     pub const fn is_terminal(self) -> bool {

@@ -25,7 +25,7 @@ use crate::{
     exec::ExecDesk,
     load::LoadStore,
     logs::LogDesk,
-    sessions::{dispatcher::Dispatcher, drains::DrainDesk, endpoints::EndpointBook, registry::Registry},
+    sessions::{dispatcher::Dispatcher, drains::DrainDesk, endpoints::EndpointDesk, registry::Registry},
     store::{MemberNode, Store},
     usage::UsageStore,
 };
@@ -45,7 +45,7 @@ pub struct Leading {
     pub cluster_id: ClusterId,
     pub store: Store,
     pub sessions: Arc<Registry>,
-    pub endpoints: Arc<EndpointBook>,
+    pub endpoints: Arc<EndpointDesk>,
     pub drains: Arc<DrainDesk>,
     pub heard: Arc<Heard>,
     pub liveness: LivenessConfig,

@@ -4,7 +4,6 @@
 //! ended before the role changes.
 //! Deliberately not here: what agents do with assignments (`agent`), who is alive (`liveness`).
 
-pub mod assignments;
 pub mod dispatcher;
 pub mod drains;
 pub mod endpoints;

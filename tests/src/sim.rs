@@ -7,6 +7,7 @@
 //! Invariant: a seed repeats exactly: no clock, no random but [`dice`], no map with random order.
 //! Deliberately not here: gRPC, openraft, Docker, tokio; integration and end-to-end tests run those.
 
+mod balancers;
 mod chaos;
 mod check;
 mod dice;
@@ -16,6 +17,7 @@ mod masters;
 mod network;
 mod node;
 mod raft;
+mod rules;
 mod user;
 
 use std::{
@@ -88,6 +90,10 @@ enum Event {
     PlanAll { master: usize, term: u64 },
     Inbox { master: usize, term: u64, node: usize, instance: InstanceId },
     Tell { master: usize, term: u64, node: usize },
+    Feed { master: usize, term: u64 },
+    Release { master: usize, term: u64 },
+    RequestsEnd { node: usize, life: u64 },
+    CrashOnStart { node: usize, container: String },
     UserTurn,
     UserTries { sequence: u64 },
     UserArrives { sequence: u64, master: usize },
@@ -115,6 +121,8 @@ pub struct Settings {
     pub one_machine: bool,
     /// The user has jobs too, with and without a schedule.
     pub jobs: bool,
+    /// Nodes balance, services wait for others, images are bad, users control rollouts.
+    pub mixed: bool,
 }
 
 impl Settings {
@@ -133,6 +141,7 @@ impl Settings {
             capacity: Resources { cpu_millis, memory_bytes: 8 << 30 },
             one_machine: dice.percent(20),
             jobs: false,
+            mixed: false,
         }
     }
 }
@@ -190,6 +199,10 @@ pub struct World {
     jobs: Option<Jobs>,
     unhealthy: BTreeSet<String>,
     illness: bool,
+    mixed: bool,
+    was_hostile: bool,
+    /// When instances were first wanted no longer.
+    stop_wished: BTreeMap<InstanceId, u64>,
     /// Containers that an agent had asked to start before it died, and that started afterwards.
     late_starts: BTreeSet<String>,
     calm: bool,
@@ -204,6 +217,17 @@ pub struct World {
 /// What went wrong, with the trace.
 pub fn run_with_jobs(seed: u64) -> Result<Summary, Box<Failure>> {
     let settings = Settings { jobs: true, ..Settings::drawn(seed) };
+    let mut world = World::new(seed, settings);
+    world.trouble(settings.trouble);
+    world.reach_peace()
+}
+
+/// One run with a mixture of everything: balancers, order, bad images, controlled rollouts, jobs.
+///
+/// # Errors
+/// What went wrong, with the trace.
+pub fn run_mixed(seed: u64) -> Result<Summary, Box<Failure>> {
+    let settings = Settings { jobs: seed % 4 != 3, mixed: true, ..Settings::drawn(seed) };
     let mut world = World::new(seed, settings);
     world.trouble(settings.trouble);
     world.reach_peace()
@@ -248,6 +272,9 @@ impl World {
             jobs: settings.jobs.then(Jobs::default),
             unhealthy: BTreeSet::new(),
             illness: settings.illness,
+            mixed: settings.mixed,
+            was_hostile: settings.hostile,
+            stop_wished: BTreeMap::new(),
             late_starts: BTreeSet::new(),
             calm: false,
             peace: None,
@@ -381,6 +408,10 @@ impl World {
             Event::PlanAll { master, term } => self.plan_all(master, term),
             Event::Inbox { master, term, node, instance } => self.inbox(master, term, node, instance),
             Event::Tell { master, term, node } => self.tell(master, term, node),
+            Event::Feed { master, term } => self.fed(master, term),
+            Event::Release { master, term } => self.release(master, term),
+            Event::RequestsEnd { node, life } => self.say_applied(node, life),
+            Event::CrashOnStart { node, container } => self.crash_on_start(node, &container),
             Event::UserTurn => self.user_turn(),
             Event::UserTries { sequence } => self.user_tries(sequence),
             Event::UserArrives { sequence, master } => self.user_arrives(sequence, master),
@@ -393,6 +424,8 @@ impl World {
 
     fn look_for_peace(&mut self) {
         self.resume_rollouts();
+        // A rollout may have gone back to what cannot run.
+        self.repair_one();
         match self.unrest() {
             None => self.peace = Some(self.now),
             Some(_) => self.after(1_000, 1_001, Event::Look4Peace),
@@ -453,7 +486,8 @@ fn machine(index: usize, settings: &Settings, dice: &mut Dice) -> Node {
         agent_version: "sim".to_owned(),
         runtime_version: "model".to_owned(),
         generic: vec![GenericResource { name: "gpu".to_owned(), model: String::new(), count: 1 }],
-        balances: false,
+        // One that does not is waited for by nobody.
+        balances: settings.mixed && index != 3,
         pids: 0,
     };
     Node {

@@ -34,6 +34,26 @@ const FOUND: &[(u64, &str)] = &[
     (8660, "only words to a pending instance were out of date: no fault"),
     (9595, "an update waited for a back-off that names a port, and peace was declared too early: no fault"),
     (711, "a late start of a container that had been removed: no fault"),
+    (287, "nobody was asked again to give way when the disruption limit allowed it"),
+    (8259, "the same"),
+    (4644, "peace was declared during a back-off beside a crowded service: no fault"),
+    (2, "an agent that lost its data began to count restarts anew"),
+    (6, "who served was scaled down, and who did not serve stayed"),
+    (131, "a plan replaced what failed and went back to an earlier generation: no fault"),
+];
+
+/// The same, of users with jobs.
+const FOUND_WITH_JOBS: &[(u64, &str)] = &[
+    (8161, "a slot that was done gave way to somebody more important, and was done again"),
+    (4046, "peace was declared while a job waited for the end of another: no fault"),
+    (5, "a plan that lost instances with their node let another one of their service give way"),
+];
+
+/// The same, of a mixture of everything.
+const FOUND_IN_THE_MIXTURE: &[(u64, &str)] = &[
+    (2, "a plan that lost instances with their node let another one of their service give way"),
+    (82, "who served was scaled down, and who did not serve stayed"),
+    (190, "an agent that lost its data began to count restarts anew"),
 ];
 
 /// Runs them all, and fails with the first failure in full and the others in a line each.
@@ -85,23 +105,39 @@ fn jobs_converge() {
     run_all_by((0..SEEDS / 4).collect(), sim::run_with_jobs);
 }
 
+/// Balancers that stops wait for, services that wait for others, bad images, rollouts that users
+/// control, drains with a time, jobs: all at once.
+#[test]
+fn mixtures_converge() {
+    run_all_by((0..SEEDS / 2).collect(), sim::run_mixed);
+}
+
 #[test]
 fn what_was_found_once_converges() {
-    for (seed, story) in FOUND {
-        if let Err(failure) = sim::run(*seed) {
-            panic!("{failure}\n(this seed once showed: {story})");
+    for (found, run) in [
+        (FOUND, sim::run as fn(u64) -> Result<Summary, Box<sim::Failure>>),
+        (FOUND_WITH_JOBS, sim::run_with_jobs),
+        (FOUND_IN_THE_MIXTURE, sim::run_mixed),
+    ] {
+        for (seed, story) in found {
+            if let Err(failure) = run(*seed) {
+                panic!("{failure}\n(this seed once showed: {story})");
+            }
         }
     }
 }
 
 /// `SKEIN_SIM_SEED=n` repeats one run, `SKEIN_SIM_SEED=n..m` runs many; nothing without it. With
-/// `SKEIN_SIM_JOBS=1` the user has jobs too.
+/// `SKEIN_SIM_JOBS=1` the user has jobs too, with `SKEIN_SIM_MIXED=1` there is everything.
 #[test]
 fn one_seed() {
     let Ok(wanted) = std::env::var("SKEIN_SIM_SEED") else { return };
     let (from, to) = wanted.split_once("..").unwrap_or((wanted.as_str(), ""));
     let from: u64 = from.parse().expect("SKEIN_SIM_SEED is a number or a range n..m");
     let to = to.parse().unwrap_or(from + 1);
+    if std::env::var_os("SKEIN_SIM_MIXED").is_some() {
+        return run_all_by((from..to).collect(), sim::run_mixed);
+    }
     if std::env::var_os("SKEIN_SIM_JOBS").is_some() {
         return run_all_by((from..to).collect(), sim::run_with_jobs);
     }

@@ -14,6 +14,7 @@ pub mod image;
 pub mod lifecycle;
 pub mod names;
 pub mod probe;
+pub mod progress;
 pub mod proxy_protocol;
 pub mod reconcile;
 pub mod record;

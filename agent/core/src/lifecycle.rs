@@ -18,6 +18,7 @@ use crate::{
     container::{ContainerStatus, Health, SeenContainer},
     image::Need,
     probe::{self, ProbeRun},
+    progress::Cause,
     record::{Ending, Record},
 };
 
@@ -110,9 +111,9 @@ fn judge(record: &mut Record, probes: Option<&Probes>, health: &Health, now: Tim
         None => (None, String::new()),
     };
     if is_well && (serves == Some(true) || record.was_ready()) {
-        record.advance(Phase::Ready, now);
+        record.advance(Cause::Serve, now);
     } else {
-        record.advance(Phase::Running, now);
+        record.advance(Cause::Run, now);
     }
     // What was Ready before this life of the agent stays as it was until a probe says otherwise.
     if let Some(serves) = serves {
@@ -170,7 +171,7 @@ fn run(
         }
         Some((container, ContainerStatus::Created)) => {
             record.set_obstacle("", situation.now);
-            record.advance(Phase::Starting, situation.now);
+            record.advance(Cause::Start, situation.now);
             Next::Act(Action::Start { instance: container.instance, container: container.id.clone() })
         }
         // Its stop is not through yet: again.
@@ -180,7 +181,7 @@ fn run(
         Some((container, ContainerStatus::Running { health, .. })) => {
             let Some(cause) = illness(record, situation, health) else { return tidy(record, situation) };
             record.set_obstacle(&cause, situation.now);
-            record.advance(Phase::Stopping, situation.now);
+            record.advance(Cause::Ill, situation.now);
             record.ending = Some(Ending { exit_code: None, failure: true, cause, finished_at: None });
             stop_action(record, container)
         }
@@ -230,25 +231,25 @@ fn launch(
     }
     let image = &assignment.container.image;
     let create = || Action::Create { assignment: Arc::clone(assignment), attempt: record.attempt() };
-    let (phase, reason, next) = match need(image) {
+    let (cause, reason, next) = match need(image) {
         // Until the image is known to be here the phase stays, so that Pulling may still follow.
         Need::Try => return Next::Act(create()),
-        Need::Nothing => (Phase::Creating, String::new(), Next::Act(create())),
-        Need::Pull { reason } => (Phase::Pulling, reason, Next::Pull),
-        Need::Wait { until, reason } => (Phase::Pulling, reason, Next::Wait(until)),
+        Need::Nothing => (Cause::Create, String::new(), Next::Act(create())),
+        Need::Pull { reason } => (Cause::Pull, reason, Next::Pull),
+        Need::Wait { until, reason } => (Cause::Pull, reason, Next::Wait(until)),
     };
-    record.advance(phase, now);
+    record.advance(cause, now);
     record.set_obstacle(&reason, now);
     next
 }
 
 fn stop(record: &mut Record, situation: &Situation<'_>) -> Next {
     if let Some(container) = running(situation, |_| true) {
-        record.advance(Phase::Stopping, situation.now);
+        record.advance(Cause::Unwanted, situation.now);
         return held_up(record, situation).unwrap_or_else(|| stop_action(record, container));
     }
     if let Some(container) = never_started(situation) {
-        record.advance(Phase::Stopping, situation.now);
+        record.advance(Cause::Unwanted, situation.now);
         return held_up(record, situation).unwrap_or_else(|| remove_action(container));
     }
     let ending = ended_as_wished(record, situation);

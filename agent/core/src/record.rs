@@ -17,6 +17,7 @@ use skein_common::{
 use crate::{
     backoff::{self, Retry},
     probe::Probing,
+    progress::{self, Cause},
 };
 
 /// Restarts remembered for a policy with a window; a policy that allows more within its
@@ -197,10 +198,11 @@ impl Record {
         self.changed = true;
     }
 
-    /// Goes on to `phase`; stays where it is when it has come further.
-    pub(crate) fn advance(&mut self, phase: Phase, now: Timestamp) {
-        if self.progress.phase < phase {
-            self.progress.phase = phase;
+    /// Goes on within its attempt, if this is news to it.
+    pub(crate) fn advance(&mut self, cause: Cause, now: Timestamp) {
+        let progress = progress::next(self.progress, cause);
+        if self.progress != progress {
+            self.progress = progress;
             self.touch(now);
         }
     }
@@ -285,14 +287,12 @@ impl Record {
     pub(crate) fn reject(&mut self, reason: &str, now: Timestamp) {
         self.ending = None;
         self.set_obstacle(reason, now);
-        self.advance(Phase::Rejected, now);
+        self.advance(Cause::Refused, now);
     }
 
     /// Goes on with a later attempt that others know of: its container, or the masters' word.
     pub(crate) fn adopt(&mut self, attempt: u32, now: Timestamp) {
-        if attempt > self.progress.attempt && !self.progress.phase.is_terminal() {
-            self.begin(attempt, now);
-        }
+        self.begin(Cause::Later(attempt), now);
     }
 
     /// What the masters know of the attempt, should this record have lost it. Often too old, and then
@@ -314,8 +314,13 @@ impl Record {
         }
     }
 
-    fn begin(&mut self, attempt: u32, now: Timestamp) {
-        self.progress = Progress { attempt, phase: Phase::Assigned };
+    /// Another attempt, if this cause leads to one.
+    fn begin(&mut self, cause: Cause, now: Timestamp) {
+        let progress = progress::next(self.progress, cause);
+        if progress.attempt == self.progress.attempt {
+            return;
+        }
+        self.progress = progress;
         self.readiness = Readiness::default();
         self.started = false;
         self.was_ready = false;
@@ -339,7 +344,7 @@ impl Record {
         }
         self.ending = None;
         self.obstacle.clear();
-        self.advance(Phase::Stopped, now);
+        self.advance(Cause::EndedAsWished, now);
     }
 
     /// It ended though it should run: the next attempt, or the end of the instance.
@@ -364,22 +369,22 @@ impl Record {
             RestartCondition::None => false,
         };
         if !again {
-            self.give_up(if ending.failure { Phase::Failed } else { Phase::Stopped }, now);
+            self.give_up(if ending.failure { Cause::GivenUp } else { Cause::Completed }, now);
         } else if let Some(limit) = self.exhausted(policy, now) {
             self.cause = format!("{}; given up {limit}", self.cause);
-            self.give_up(Phase::Failed, now);
+            self.give_up(Cause::GivenUp, now);
         } else {
             let wait = backoff::before_restart(policy, self.restarts.streak, of, self.progress.attempt);
             self.not_before = now + wait;
             self.restarts.note(policy, now);
-            self.begin(self.progress.attempt.saturating_add(1), now);
+            self.begin(Cause::Restart, now);
         }
     }
 
-    fn give_up(&mut self, phase: Phase, now: Timestamp) {
+    fn give_up(&mut self, cause: Cause, now: Timestamp) {
         self.ending = None;
         self.obstacle.clear();
-        self.advance(phase, now);
+        self.advance(cause, now);
     }
 
     /// The limit in words, when it is reached.

@@ -16,6 +16,7 @@ mod judge;
 mod node;
 mod observe;
 mod plan;
+pub mod progress;
 mod rebalance;
 mod request;
 mod rollout;

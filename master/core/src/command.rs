@@ -311,6 +311,9 @@ pub struct Wish {
     pub desired: Desired,
     /// The node is down: the slot is free although the container may still run there.
     pub lost: bool,
+    /// Nothing is wanted any more of one that has ended by itself meanwhile: a job's is done.
+    #[serde(default)]
+    pub only_live: bool,
     pub reason: String,
 }
 

@@ -13,7 +13,10 @@ use std::{
 use skein_common::{
     InstanceId, NodeId, Timestamp,
     instance::{Desired, Instance, Phase},
+    node::Liveness,
 };
+
+use crate::ClusterState;
 
 /// A balancer that does not say that it has heard is not waited for any longer.
 pub const SILENT_LIMIT: Duration = Duration::from_secs(5);
@@ -25,6 +28,22 @@ pub fn is_leaving(instance: &Instance) -> bool {
         && instance.observed.progress.phase == Phase::Ready
         && !instance.ports.is_empty()
         && !instance.lost
+}
+
+/// How long its requests may take to end.
+#[must_use]
+pub fn limit(state: &ClusterState, instance: &Instance) -> Duration {
+    // The service as it is now; without one there is nothing to wait for.
+    let service = state.service(instance.service);
+    service.map_or(Duration::ZERO, |service| service.spec.balance.timeouts.drain)
+}
+
+/// Whose word is waited for.
+#[must_use]
+pub fn balancers(state: &ClusterState) -> Vec<NodeId> {
+    let nodes = state.nodes();
+    let waited = nodes.filter(|node| node.description.balances && node.liveness != Liveness::Down);
+    waited.map(|node| node.id).collect()
 }
 
 /// Instances on their way out, and what balancers said.

@@ -4,6 +4,7 @@
 //! is to stop is none any more, so it leaves the balancers before it is stopped.
 //! Deliberately not here: which endpoint takes a request (`agent/core`, `balance`).
 
+mod book;
 mod weights;
 
 use skein_common::{
@@ -13,6 +14,7 @@ use skein_common::{
     service::{PortSpec, Publish},
 };
 
+pub use self::book::{EndpointBook, ToldEndpoints, touched};
 use crate::state::{ClusterState, Service};
 
 impl ClusterState {

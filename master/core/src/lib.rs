@@ -8,7 +8,7 @@ pub mod advice;
 mod apply;
 pub mod command;
 pub mod drain;
-mod endpoints;
+pub mod endpoints;
 #[cfg(test)]
 mod golden;
 pub mod invariant;
@@ -20,8 +20,9 @@ pub mod scheduler;
 pub mod state;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod told;
 
-pub use apply::MAX_EVENTS;
+pub use apply::{MAX_EVENTS, progress};
 pub use command::{Command, CommandKind, Outcome, Rejection};
 pub use orchestrator::{Planned, Scope, plan};
 pub use state::{Applied, Change, ClusterState};

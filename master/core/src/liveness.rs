@@ -215,7 +215,7 @@ impl Liveness {
         let due: BTreeSet<NodeId> = due.map(|(id, _)| **id).collect();
         let together = fresh.union(&self.held).count();
         // Without a node that is heard there is nowhere to move anything to either.
-        if together > believable || together >= alive {
+        if together > believable || silent.len() == self.nodes.len() {
             self.held.extend(due);
         } else {
             self.release(now);

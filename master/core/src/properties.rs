@@ -120,6 +120,7 @@ struct Shape {
     port: u8,
     condition: u8,
     zone: bool,
+    priority: u8,
     update: UpdatePolicy,
 }
 
@@ -134,6 +135,7 @@ impl Shape {
             _ => RestartCondition::None,
         };
         spec.update = self.update;
+        spec.placement.priority = self.priority;
         if self.zone {
             spec.placement.constraints = vec!["node.labels.zone == a".parse().expect("a constraint")];
         }
@@ -165,10 +167,12 @@ fn updates() -> impl Strategy<Value = UpdatePolicy> {
 }
 
 fn shapes() -> impl Strategy<Value = Shape> {
-    let rest = (prop::bool::weighted(0.2), updates());
+    let rest =
+        (prop::bool::weighted(0.2), prop_oneof![2 => Just(50), 1 => Just(20), 1 => Just(80)], updates());
     (prop::bool::weighted(0.25), 0..6u32, 0..5u64, 0..3u8, 0..6u8, 0..4u8, rest).prop_map(
-        |(global, replicas, memory, image, port, condition, (zone, update))| Shape {
+        |(global, replicas, memory, image, port, condition, (zone, priority, update))| Shape {
             update,
+            priority,
             global,
             replicas,
             memory,

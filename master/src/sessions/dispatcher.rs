@@ -3,22 +3,14 @@
 //! Invariant: costs what changed, whatever the number of nodes. It only says "look"; what a session
 //! tells its agent follows from the state, so too much or twice is harmless.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use skein_common::{
-    InstanceId, NodeId, Revision, Timestamp,
-    instance::{Desired, Instance, Phase},
-    node::Liveness,
-};
-use skein_master_core::{ClusterState, state::Change};
+use skein_common::{InstanceId, NodeId, Revision, Timestamp};
+use skein_master_core::{ClusterState, drain, endpoints::touched, state::Change, told::concerned};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    drains::DrainDesk,
-    endpoints::{EndpointBook, touched},
-    registry::Registry,
-};
+use super::{drains::DrainDesk, endpoints::EndpointDesk, registry::Registry};
 use crate::{
     clock,
     leadership::Leading,
@@ -30,7 +22,7 @@ use crate::{
 pub struct Dispatcher {
     store: Store,
     sessions: Arc<Registry>,
-    endpoints: Arc<EndpointBook>,
+    endpoints: Arc<EndpointDesk>,
     drains: Arc<DrainDesk>,
     /// Newest entry of the book that sessions know of.
     number: u64,
@@ -96,7 +88,7 @@ impl Dispatcher {
         // What balancers are told is what is so now, which may be more than these changes.
         let state = self.store.snapshot();
         let changes = || batches.iter().flat_map(|batch| &batch.changes);
-        let number = self.endpoints.write(&state, &touched(&state, changes()));
+        let number = self.endpoints.lock().write(&state, &touched(&state, changes()));
         for change in changes() {
             match change {
                 Change::Instance { instance, deleted: true } => self.drains.lock().forget(instance.id),
@@ -107,7 +99,7 @@ impl Dispatcher {
         if std::mem::replace(&mut self.number, number) != number {
             self.sessions.tell_endpoints();
         }
-        self.sessions.tell(&concerned(batches));
+        self.sessions.tell(&concerned(changes()));
         removed(batches).for_each(|node| self.sessions.wake(node));
         self.release();
     }
@@ -115,7 +107,7 @@ impl Dispatcher {
     fn look_at_everything(&mut self) {
         let state = self.store.snapshot();
         self.from = state.revision();
-        let number = self.endpoints.write_all(&state);
+        let number = self.endpoints.lock().write_all(&state);
         self.number = number;
         for instance in state.instances() {
             self.look(&state, instance.id, number);
@@ -125,10 +117,7 @@ impl Dispatcher {
 
     fn look(&self, state: &ClusterState, instance: InstanceId, number: u64) {
         let Some(instance) = state.instance(instance) else { return };
-        // The service as it is now; without one there is nothing to wait for.
-        let service = state.service(instance.service);
-        let limit = service.map_or(Duration::ZERO, |service| service.spec.balance.timeouts.drain);
-        self.drains.lock().look(instance, number, limit, clock::now());
+        self.drains.lock().look(instance, number, drain::limit(state, instance), clock::now());
     }
 
     /// Lets agents stop what no balancer holds any more.
@@ -138,28 +127,12 @@ impl Dispatcher {
             return;
         }
         let state = self.store.snapshot();
-        let nodes = state.nodes();
-        let balancers: Vec<NodeId> = nodes
-            .filter(|node| node.description.balances && node.liveness != Liveness::Down)
-            .map(|node| node.id)
-            .collect();
-        let released = self.drains.lock().release(clock::now(), &balancers);
+        let released = self.drains.lock().release(clock::now(), &drain::balancers(&state));
         self.wake_at = released.next;
         let instances = released.instances.iter().filter_map(|id| state.instance(*id));
         let told: Vec<_> = instances.filter_map(|instance| Some((instance.node?, instance.id))).collect();
         self.sessions.tell(&told);
     }
-}
-
-fn concerned(batches: &[Arc<ChangeBatch>]) -> Vec<(NodeId, InstanceId)> {
-    let changes = batches.iter().flat_map(|batch| &batch.changes);
-    let told = changes.filter_map(|change| match change {
-        Change::Instance { instance, deleted } if *deleted || !is_known_to_agent(instance) => {
-            instance.node.map(|node| (node, instance.id))
-        }
-        _ => None,
-    });
-    told.collect()
 }
 
 /// Nodes that are none any more: their sessions see it when they look.
@@ -168,9 +141,4 @@ fn removed(batches: &[Arc<ChangeBatch>]) -> impl Iterator<Item = NodeId> {
         Change::Node { node, deleted: true } => Some(node.id),
         _ => None,
     })
-}
-
-/// The agent has reported on it and is to go on: this change came from the agent itself.
-fn is_known_to_agent(instance: &Instance) -> bool {
-    instance.desired == Desired::Run && instance.observed.progress.phase > Phase::Assigned
 }

@@ -21,6 +21,8 @@ use skein_common::{
 use skein_master_core::{
     Command, CommandKind,
     command::{Actor, Report},
+    endpoints::ToldEndpoints,
+    told::Told,
 };
 use skein_proto::{
     AGENT_PROTOCOL, InvalidMessage, MAX_MESSAGE_BYTES,
@@ -30,7 +32,7 @@ use skein_proto::{
 use tokio::time::{sleep_until, timeout};
 use tonic::Streaming;
 
-use super::{assignments::Told, endpoints::ToldEndpoints, masters, registry::Mailbox};
+use super::{masters, registry::Mailbox};
 use crate::{
     clock,
     leadership::Leading,
@@ -302,7 +304,7 @@ impl<'a> Session<'a> {
             self.tell(&update).await?;
         }
         let endpoints =
-            inbox.endpoints.then(|| self.told_endpoints.difference(&self.leading.endpoints)).flatten();
+            inbox.endpoints.then(|| self.told_endpoints.difference(&self.leading.endpoints.lock())).flatten();
         match endpoints {
             Some(update) => self.send_bounded(Message::Endpoints((&update).into())).await,
             None => Ok(()),
@@ -320,7 +322,7 @@ impl<'a> Session<'a> {
         if !self.entry.mailbox.balances {
             return Ok(());
         }
-        let update = self.told_endpoints.everything(&self.leading.endpoints);
+        let update = self.told_endpoints.everything(&self.leading.endpoints.lock());
         self.send_bounded(Message::Endpoints((&update).into())).await
     }
 

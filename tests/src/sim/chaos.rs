@@ -231,7 +231,8 @@ impl World {
             self.ask(Wish::Allow { node, availability: Availability::Active });
         }
         let due = self.suspend_one();
-        if closed.is_some() || due || self.user.open.is_some() {
+        let bad = self.repair_one();
+        if closed.is_some() || due || bad || self.user.open.is_some() {
             self.after(200, 201, Event::Activate);
         }
     }

@@ -2,11 +2,13 @@
 //!
 //! Invariant: nothing here changes the world, except to say that it failed.
 
+use std::{collections::BTreeSet, sync::Arc};
+
 use serde::{Serialize, de::DeserializeOwned};
 use skein_agent_core::{Action, RuntimeError, Success};
 use skein_common::{
-    InstanceId,
-    instance::{Desired, Instance, News, Phase},
+    InstanceId, Timestamp,
+    instance::{Desired, Instance, News, Phase, Slot},
     node::{Availability, Liveness},
     service::{JobPhase, Mode, RestartCondition, ServiceSpec},
 };
@@ -15,10 +17,10 @@ use skein_master_core::{
     command::{Plan, RebalanceStep, Verdict, Wish},
     invariant, orchestrator,
     orchestrator::Scope,
-    state::Service,
+    state::{Change, Service},
 };
 
-use super::World;
+use super::{World, rules, user::is_bad};
 
 /// Silence that lets a master give up a node (`LivenessConfig::default`).
 const DOWN_AFTER: u64 = 10_000;
@@ -38,6 +40,14 @@ pub fn reread<T: Serialize + DeserializeOwned>(value: &T) -> T {
 impl World {
     pub(super) fn check_commit(&mut self, before: &ClusterState, command: &Command, applied: &Applied) {
         let of_jobs = self.broken_jobs(before, command, applied);
+        let now = self.now;
+        for change in &applied.changes {
+            if let Change::Instance { instance, .. } = change
+                && instance.desired > Desired::Run
+            {
+                self.stop_wished.entry(instance.id).or_insert(now);
+            }
+        }
         let after = &self.raft.state;
         let mut broken: Vec<String> = invariant::check(after)
             .into_iter()
@@ -50,6 +60,7 @@ impl World {
         if let CommandKind::JudgeNodes { verdicts } = &command.kind {
             broken.extend(stale_verdicts(before, after, verdicts));
         }
+        broken.extend(rules::broken(before, after));
         if applied.outcome.is_err() && *before != self.raft.state && applied.changes.is_empty() {
             // A refusal may advance time and revision, and remember its request; nothing else.
             let objects =
@@ -169,7 +180,11 @@ impl World {
         let state = &self.raft.state;
         let nodes = self.nodes.iter().enumerate().find_map(|(index, _)| self.unrest_of_node(index));
         let services = || state.services().find_map(|service| self.unrest_of_service(service));
-        let instances = || state.instances().find_map(|instance| unrest_of_instance(state, instance));
+        let now = self.master_time(leader);
+        let waits = |i: &&Arc<Instance>| i.node.is_none() && i.not_before > now;
+        let backoff = state.instances().find(waits).map(|i| format!("{} waits", state.instance_name(i)));
+        let instances =
+            || backoff.or_else(|| state.instances().find_map(|instance| unrest_of_instance(state, instance)));
         let missing = || {
             let gone = self.user.expected.keys().find(|name| state.service_by_name(name).is_none());
             gone.map(|name| format!("service {name} is missing"))
@@ -184,7 +199,8 @@ impl World {
             plan.rebalance.take_if(|step| matches!(step, RebalanceStep::Begin { .. }));
             (!plan.is_empty()).then(|| format!("the planner is not done: {plan:?}"))
         };
-        nodes.or_else(services).or_else(missing).or_else(instances).or_else(plan)
+        let balancers = (0..self.nodes.len()).find_map(|node| self.unrest_of_balancer(node));
+        nodes.or(balancers).or_else(services).or_else(missing).or_else(instances).or_else(plan)
     }
 
     fn unrest_of_node(&self, index: usize) -> Option<String> {
@@ -221,7 +237,9 @@ impl World {
                 return Some(format!("{} and the masters disagree on {instance:?}: {news:?}", node.name));
             }
             let runs = node.engine.running().any(|container| container.instance == instance.id);
-            if instance.is_live() && !runs {
+            // It fails until it is replaced, which may wait for room or for another service.
+            let fails = state.spec_of(instance).is_some_and(|spec| is_bad(&spec.container.image));
+            if instance.is_live() && !runs && !fails {
                 return Some(format!("{}: {} does not run", node.name, instance.id));
             }
         }
@@ -232,6 +250,10 @@ impl World {
         let (state, spec) = (&self.raft.state, &service.spec);
         if service.deleting {
             return Some(format!("service {} is still being deleted", spec.name));
+        }
+        if service.waits {
+            let missing = rules::missing(state, service);
+            return missing.is_none().then(|| format!("service {} still waits", spec.name));
         }
         if spec.mode.is_job() {
             return unrest_of_job(state, service);
@@ -302,7 +324,11 @@ fn unrest_of_job(state: &ClusterState, service: &Service) -> Option<String> {
     // One that waits for its back-off will run; one that waits for room may wait for ever.
     let is_crowded_out = |i: &Instance| i.is_live() && i.node.is_none() && i.not_before <= state.time();
     let crowded = || state.instances_of(service.id).any(|i| is_crowded_out(i));
-    if service.runs_now() && !crowded() {
+    // What runs of any job comes to its end and makes room.
+    let ends = |i: &Instance| {
+        i.is_live() && i.node.is_some() && state.spec_of(i).is_some_and(|spec| spec.mode.is_job())
+    };
+    if service.runs_now() && (!crowded() || state.instances().any(|i| ends(i))) {
         return Some(format!("job {name} still runs"));
     }
     let is_due = service.spec.schedule.as_ref().is_some_and(|schedule| !schedule.suspend);
@@ -384,6 +410,45 @@ fn has_reason(state: &ClusterState, instance: &Instance, wish: &Wish) -> bool {
             || too_many
             || pair
             || !state.is_current(instance))
+}
+
+/// A plan takes no more slots out of service than the service allows: those may be missing, no others.
+#[must_use]
+pub fn disruption(before: &ClusterState, plan: &Plan, now: Timestamp) -> Option<String> {
+    let actor = skein_master_core::command::Actor::User;
+    let command = Command { request: None, at: now, actor, kind: CommandKind::Plan(plan.clone()) };
+    let mut after = before.clone();
+    after.apply(skein_common::Revision(before.revision().0 + 1), &command);
+    before.services().find_map(|service| {
+        let Mode::Replicated { replicas } = service.spec.mode else { return None };
+        // Where instances come to an end by themselves, slots are neither served nor missed.
+        if service.spec.restart.condition != RestartCondition::Any {
+            return None;
+        }
+        let (had, has) = (served(before, service), served(&after, service));
+        let stays = |slot: Slot| after.instances_in(service.id, slot).any(|i| i.is_live());
+        let mut taken = had.difference(&has).filter(|slot| stays(**slot));
+        let taken = taken.any(|slot| !is_forced(before, service, *slot));
+        let least = replicas.saturating_sub(service.spec.max_unavailable(replicas));
+        let serving = u32::try_from(has.len()).unwrap_or(u32::MAX);
+        let broken = taken && !service.deleting && serving < least;
+        broken.then(|| format!("a plan leaves {serving} of {replicas} of {}: {plan:?}", service.spec.name))
+    })
+}
+
+/// Slots with an instance that serves and stays.
+fn served(state: &ClusterState, service: &Service) -> BTreeSet<Slot> {
+    let is_done = |i: &Instance| {
+        i.desired == Desired::Run && state.spec_of(i).is_some_and(|spec| is_completed(i, spec))
+    };
+    let stays = state.instances_of(service.id).filter(|i| (i.is_ready() && i.is_live()) || is_done(i));
+    stays.map(|instance| instance.slot).collect()
+}
+
+/// Its node is down, or the time of its drain is over.
+fn is_forced(state: &ClusterState, service: &Service, slot: Slot) -> bool {
+    let nodes = state.instances_in(service.id, slot).filter_map(|i| state.node(i.node?));
+    nodes.into_iter().any(|node| node.liveness == Liveness::Down || node.drain_by.is_some())
 }
 
 #[must_use]

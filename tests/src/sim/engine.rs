@@ -14,6 +14,10 @@ use super::dice::Dice;
 
 /// Needs a pull before its first use on a node.
 pub const REMOTE_IMAGE: &str = "remote:1";
+/// No registry has it.
+pub const ABSENT_IMAGE: &str = "absent:1";
+/// Its process fails soon after it began.
+pub const CRASHING_IMAGE: &str = "crashing:1";
 /// Has a health check, which takes a while to pass.
 pub const CHECKED_IMAGE: &str = "checked:1";
 
@@ -23,6 +27,8 @@ pub struct Engine {
     pulled: BTreeSet<String>,
     /// Containers with a health check.
     checked: BTreeSet<String>,
+    /// Containers that fail.
+    crashing: BTreeSet<String>,
     created: u64,
     pub unavailable: bool,
     /// Of 100 steps, how many fail.
@@ -71,7 +77,7 @@ impl Engine {
     }
 
     fn pull(&mut self, image: &str) -> Result<Success, RuntimeError> {
-        if self.registry_away {
+        if self.registry_away || image == ABSENT_IMAGE {
             let (image, reason) = (image.to_owned(), "the registry does not answer".to_owned());
             return Err(RuntimeError::Image { image, reason });
         }
@@ -80,7 +86,7 @@ impl Engine {
     }
 
     fn create(&mut self, instance: InstanceId, attempt: u32, image: &str) -> Result<Success, RuntimeError> {
-        if image == REMOTE_IMAGE && !self.pulled.contains(image) {
+        if matches!(image, REMOTE_IMAGE | ABSENT_IMAGE) && !self.pulled.contains(image) {
             let (image, reason) = (image.to_owned(), "no such image".to_owned());
             return Err(RuntimeError::Image { image, reason });
         }
@@ -93,6 +99,9 @@ impl Engine {
         let id = format!("{instance}-{attempt}-{}", self.created);
         if image == CHECKED_IMAGE {
             self.checked.insert(id.clone());
+        }
+        if image == CRASHING_IMAGE {
+            self.crashing.insert(id.clone());
         }
         let status = ContainerStatus::Created;
         self.containers
@@ -112,6 +121,11 @@ impl Engine {
     #[must_use]
     pub fn has_check(&self, id: &str) -> bool {
         self.checked.contains(id)
+    }
+
+    #[must_use]
+    pub fn is_crashing(&self, id: &str) -> bool {
+        self.crashing.contains(id)
     }
 
     /// Ends a running container.

@@ -10,21 +10,26 @@ use std::{
     time::Duration,
 };
 
-use skein_common::{InstanceId, NodeId, Timestamp, instance::InstanceReport, node::Liveness as Belief};
-use skein_master::sessions::assignments::Told;
+use skein_common::{
+    InstanceId, NodeId, Timestamp, assignment::AssignmentUpdate, endpoint::EndpointsUpdate,
+    instance::InstanceReport, node::Liveness as Belief,
+};
 use skein_master_core::{
     Applied, ClusterState, Command, CommandKind,
     command::{Actor, Report, Verdict},
     drain::Drains,
+    endpoints::{EndpointBook, ToldEndpoints},
     liveness::{Liveness, LivenessConfig},
     orchestrator::{self, Scope},
     state::Change,
+    told::{Told, concerned},
 };
 
 use super::{
     Event, World, check,
     network::{Message, StreamId, Way},
     raft::Origin,
+    rules,
 };
 
 const SILENCE: u64 = 6_000;
@@ -36,8 +41,14 @@ pub struct Leader {
     /// When it began, for the check of its verdicts.
     pub since: u64,
     /// What it last saw applied; stands still once it is cut off.
-    state: ClusterState,
-    sessions: BTreeMap<usize, Session>,
+    pub(super) state: ClusterState,
+    pub(super) sessions: BTreeMap<usize, Session>,
+    pub(super) book: EndpointBook,
+    pub(super) drains: Drains,
+    /// Newest entry of the book that sessions know of.
+    pub(super) number: u64,
+    /// Changes that its dispatcher has not seen yet.
+    feed: Vec<Change>,
     hellos: BTreeMap<StreamId, Vec<InstanceReport>>,
     liveness: Liveness,
     /// When each node was last heard, kept apart from `liveness` to check it.
@@ -52,8 +63,15 @@ pub struct Leader {
 }
 
 #[derive(Debug)]
-struct Session {
-    stream: StreamId,
+pub struct Session {
+    pub(super) stream: StreamId,
+    pub(super) balances: bool,
+    pub(super) told_endpoints: ToldEndpoints,
+    pub(super) heard_number: u64,
+    /// Instances it last said its balancer waits for.
+    pub(super) busy: BTreeSet<InstanceId>,
+    /// The book has something new.
+    pub(super) endpoints: bool,
     heard: u64,
     /// The real one: what an agent is told is not modelled.
     told: Told,
@@ -70,7 +88,7 @@ impl World {
         Command { request: None, at: self.master_time(master), actor, kind }
     }
 
-    fn leader(&mut self, master: usize, term: u64) -> Option<&mut Leader> {
+    pub(super) fn leader(&mut self, master: usize, term: u64) -> Option<&mut Leader> {
         self.masters[master].leads.as_deref_mut().filter(|leader| leader.term == term)
     }
 
@@ -86,6 +104,10 @@ impl World {
             since: self.now,
             state,
             sessions: BTreeMap::new(),
+            book: EndpointBook::default(),
+            drains: Drains::default(),
+            number: 0,
+            feed: Vec::new(),
             hellos: BTreeMap::new(),
             liveness,
             heard: BTreeMap::new(),
@@ -106,15 +128,18 @@ impl World {
             self.propose(master, term, form, Origin::Nobody);
         }
         self.after(TICK, TICK + 1, Event::Tick { master, term });
+        self.look_at_all_endpoints(master, term);
         self.plan(master, term);
     }
 
     pub(super) fn committed(&mut self, origin: Origin, applied: Applied) {
         let Some(master) = self.raft.leader else { return };
         let (term, state) = (self.raft.term, self.raft.state.clone());
-        self.dispatch(master, term, &applied.changes);
+        if let Some(leader) = self.leader(master, term) {
+            leader.state = state;
+        }
+        self.feed(master, term, &applied.changes);
         let Some(leader) = self.leader(master, term) else { return };
-        leader.state = state;
         applied.changes.iter().for_each(|change| leader.scope.add(change));
         match origin {
             Origin::Nobody => {}
@@ -141,7 +166,9 @@ impl World {
         let planned = orchestrator::plan(&leader.state, &scope, now, &mut ids);
         let empty = planned.plan.is_empty();
         leader.planning = !empty;
-        let baseless = check::baseless_ends(&leader.state, &planned.plan);
+        let baseless = check::baseless_ends(&leader.state, &planned.plan)
+            .or_else(|| check::disruption(&leader.state, &planned.plan, now))
+            .or_else(|| rules::released_too_early(&leader.state, &planned.plan));
         self.dice = dice;
         if let Some(baseless) = baseless {
             self.fail(baseless);
@@ -234,9 +261,16 @@ impl World {
                 }
             }
             Message::Resync => self.resync(master, term, node, stream),
+            Message::EndpointsApplied { generation, busy } => {
+                if self.in_session(master, node, stream) {
+                    self.hear(master, node);
+                    self.balancer_said(master, node, generation, busy);
+                }
+            }
             Message::Welcome { .. }
             | Message::Redirect { .. }
             | Message::HeartbeatAnswer
+            | Message::Endpoints(_)
             | Message::Assign(_) => {}
         }
     }
@@ -280,7 +314,7 @@ impl World {
     fn registered(&mut self, master: usize, term: u64, stream: StreamId, accepted: bool) {
         let now = self.now;
         let Some(node) = self.network.streams.get(&stream).map(|known| known.node) else { return };
-        let id = self.nodes[node].id;
+        let (id, balances) = (self.nodes[node].id, self.nodes[node].description.balances);
         let Some(leader) = self.leader(master, term) else { return };
         let Some(held) = leader.hellos.remove(&stream) else { return };
         if !accepted {
@@ -289,26 +323,54 @@ impl World {
         self.hear(master, node);
         let Some(leader) = self.leader(master, term) else { return };
         let mut told = Told::new(id, term);
-        let update = told.everything(&leader.state, &released(&leader.state, id));
-        let session = Session { stream, heard: now, told, inbox: BTreeSet::new() };
+        let update = told.everything(&leader.state, &leader.drains);
+        let mut told_endpoints = ToldEndpoints::new(term);
+        let endpoints = balances.then(|| told_endpoints.everything(&leader.book));
+        let session = Session {
+            stream,
+            balances,
+            told_endpoints,
+            heard_number: 0,
+            busy: BTreeSet::new(),
+            endpoints: false,
+            heard: now,
+            told,
+            inbox: BTreeSet::new(),
+        };
         let before = leader.sessions.insert(node, session);
         if let Some(before) = before.filter(|before| before.stream != stream) {
             self.send(before.stream, Way::ToAgent, Message::Closed);
         }
         self.collect(master, term, node, held);
         self.send(stream, Way::ToAgent, Message::Welcome { term });
-        self.send(stream, Way::ToAgent, Message::Assign(update));
+        self.send_told(master, stream, Some(update), endpoints);
     }
 
     fn resync(&mut self, master: usize, term: u64, node: usize, stream: StreamId) {
         if !self.in_session(master, node, stream) {
             return;
         }
-        let id = self.nodes[node].id;
         let Some(leader) = self.leader(master, term) else { return };
         let Some(session) = leader.sessions.get_mut(&node) else { return };
-        let update = session.told.everything(&leader.state, &released(&leader.state, id));
-        self.send(stream, Way::ToAgent, Message::Assign(update));
+        let update = session.told.everything(&leader.state, &leader.drains);
+        let endpoints = session.balances.then(|| session.told_endpoints.everything(&leader.book));
+        self.send_told(master, stream, Some(update), endpoints);
+    }
+
+    fn send_told(
+        &mut self,
+        master: usize,
+        stream: StreamId,
+        update: Option<AssignmentUpdate>,
+        endpoints: Option<EndpointsUpdate>,
+    ) {
+        if let Some(update) = update {
+            self.check_stops(master, &update);
+            self.send(stream, Way::ToAgent, Message::Assign(update));
+        }
+        if let Some(update) = endpoints {
+            self.send(stream, Way::ToAgent, Message::Endpoints(update));
+        }
     }
 
     fn collect(&mut self, master: usize, term: u64, node: usize, reports: Vec<InstanceReport>) {
@@ -330,6 +392,31 @@ impl World {
         let actor = Actor::Controller("reports".to_owned());
         let command = self.command(master, actor, CommandKind::Observe { reports });
         self.propose(master, term, command, Origin::Reports);
+    }
+
+    /// The dispatcher sees what was applied, a little later as a feed is; nobody waits where nothing balances.
+    fn feed(&mut self, master: usize, term: u64, changes: &[Change]) {
+        if !self.mixed {
+            self.dispatch_endpoints(master, term, changes);
+            return self.dispatch(master, term, changes);
+        }
+        let Some(leader) = self.leader(master, term) else { return };
+        let is_first = leader.feed.is_empty();
+        leader.feed.extend_from_slice(changes);
+        if is_first && !changes.is_empty() {
+            self.after(0, 20, Event::Feed { master, term });
+        }
+    }
+
+    pub(super) fn fed(&mut self, master: usize, term: u64) {
+        let Some(leader) = self.leader(master, term) else { return };
+        let changes = std::mem::take(&mut leader.feed);
+        self.dispatch_endpoints(master, term, &changes);
+        for (node, instance) in concerned(changes.iter()) {
+            if let Some(node) = self.nodes.iter().position(|known| known.id == node) {
+                self.after(0, 8, Event::Inbox { master, term, node, instance });
+            }
+        }
     }
 
     /// Puts what changed before the sessions concerned, each a little later than it was applied and
@@ -357,15 +444,14 @@ impl World {
 
     /// The session looks at the state of now, which may be ahead of what its inbox says.
     pub(super) fn tell(&mut self, master: usize, term: u64, node: usize) {
-        let id = self.nodes[node].id;
         let Some(leader) = self.leader(master, term) else { return };
         let Some(session) = leader.sessions.get_mut(&node) else { return };
         let inbox = std::mem::take(&mut session.inbox);
-        let (stream, update) =
-            (session.stream, session.told.difference(&leader.state, &released(&leader.state, id), inbox));
-        if let Some(update) = update {
-            self.send(stream, Way::ToAgent, Message::Assign(update));
-        }
+        let update = session.told.difference(&leader.state, &leader.drains, inbox);
+        let is_new = std::mem::take(&mut session.endpoints);
+        let endpoints = is_new.then(|| session.told_endpoints.difference(&leader.book)).flatten();
+        let stream = session.stream;
+        self.send_told(master, stream, update, endpoints);
     }
 
     /// A node that was removed by force has nothing to say any more until it comes again.
@@ -383,8 +469,15 @@ impl World {
     }
 
     fn forget_session(&mut self, master: usize, stream: StreamId) {
-        if let Some(leader) = &mut self.masters[master].leads {
-            leader.sessions.retain(|_, session| session.stream != stream);
+        let ids: Vec<NodeId> = self.nodes.iter().map(|node| node.id).collect();
+        if let Some(leader) = self.masters[master].leads.as_deref_mut() {
+            let (sessions, drains) = (&mut leader.sessions, &mut leader.drains);
+            sessions.retain(|node, session| {
+                if session.stream == stream {
+                    drains.lost(ids[*node]);
+                }
+                session.stream != stream
+            });
             leader.hellos.remove(&stream);
         }
     }
@@ -397,14 +490,4 @@ impl World {
             self.send(stream, Way::ToAgent, Message::Closed);
         }
     }
-}
-
-/// These nodes balance nothing, so what is to stop is stopped at once.
-fn released(state: &ClusterState, node: NodeId) -> Drains {
-    let (mut drains, never) = (Drains::default(), Timestamp::default());
-    for instance in state.instances_on(node) {
-        drains.look(instance, 0, Duration::ZERO, never);
-    }
-    drains.release(never, &[]);
-    drains
 }

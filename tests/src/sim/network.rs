@@ -4,9 +4,11 @@
 //! network repeats and reorders, and then within one stream too.
 //! Deliberately not here: who sends what (`node`, `masters`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use skein_common::{assignment::AssignmentUpdate, instance::InstanceReport};
+use skein_common::{
+    InstanceId, assignment::AssignmentUpdate, endpoint::EndpointsUpdate, instance::InstanceReport,
+};
 
 use super::dice::Dice;
 
@@ -29,6 +31,10 @@ pub enum Message {
     Heartbeat,
     Report(Vec<InstanceReport>),
     Resync,
+    EndpointsApplied {
+        generation: u64,
+        busy: BTreeSet<InstanceId>,
+    },
     Welcome {
         term: u64,
     },
@@ -37,6 +43,7 @@ pub enum Message {
     },
     HeartbeatAnswer,
     Assign(AssignmentUpdate),
+    Endpoints(EndpointsUpdate),
     /// The other side ended the stream.
     Closed,
 }

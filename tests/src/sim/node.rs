@@ -20,7 +20,9 @@ use skein_common::{
 };
 
 use super::{
-    Event, World, check,
+    Event, World,
+    balancers::Balancer,
+    check,
     engine::Engine,
     network::{Message, StreamId, Way},
 };
@@ -61,6 +63,7 @@ pub struct Agent {
     storing: bool,
     /// When it is to be woken, by the truth's clock: probes would have it woken ever more often.
     waking: Option<u64>,
+    pub balancer: Balancer,
 }
 
 #[derive(Debug)]
@@ -86,7 +89,7 @@ impl World {
     }
 
     /// The agent as long as it is in that life.
-    fn agent(&mut self, node: usize, life: u64) -> Option<&mut Agent> {
+    pub(super) fn agent(&mut self, node: usize, life: u64) -> Option<&mut Agent> {
         let node = &mut self.nodes[node];
         if node.life == life { node.agent.as_mut() } else { None }
     }
@@ -108,6 +111,7 @@ impl World {
             untold: BTreeSet::new(),
             storing: false,
             waking: None,
+            balancer: Balancer::default(),
         });
         self.note(format!("{} agent starts", self.nodes[index].name));
         self.after(0, 20, Event::Relist { node: index, life });
@@ -184,9 +188,15 @@ impl World {
             // The first word of a leader is Welcome.
             Message::Assign(_) if !open.welcomed => self.hang_up(node, life),
             Message::Assign(update) => self.assigned(node, life, stream, update),
+            Message::Endpoints(_) if !open.welcomed => self.hang_up(node, life),
+            Message::Endpoints(update) => self.told_endpoints(node, life, stream, update),
             Message::Closed => self.hang_up(node, life),
             Message::HeartbeatAnswer => {}
-            Message::Hello { .. } | Message::Heartbeat | Message::Report(_) | Message::Resync => {}
+            Message::Hello { .. }
+            | Message::Heartbeat
+            | Message::Report(_)
+            | Message::Resync
+            | Message::EndpointsApplied { .. } => {}
         }
     }
 
@@ -200,6 +210,7 @@ impl World {
             open.welcomed = true;
         }
         self.obeys(node, term);
+        self.begin_balancing(node, life);
         self.store(node, life);
         self.turn(node, life);
     }
@@ -350,6 +361,9 @@ impl World {
         }
         if let (Action::Start { container, instance }, Ok(_)) = (&action, &outcome) {
             self.begin_job(node, *instance, container.clone());
+            if self.nodes[node].engine.is_crashing(container) {
+                self.after(50, 3_000, Event::CrashOnStart { node, container: container.clone() });
+            }
         }
         let touched = match (&action, &outcome) {
             (Action::Create { .. }, Ok(Success::Created(id))) => Some(id.clone()),
@@ -456,6 +470,15 @@ impl World {
             agent.core.engine_is_back();
         }
         self.list(node, life);
+    }
+
+    pub(super) fn crash_on_start(&mut self, node: usize, container: &str) {
+        let now = self.node_time(node);
+        let engine = &mut self.nodes[node].engine;
+        let running = engine.containers.get(container).filter(|each| each.status.is_running());
+        let Some(instance) = running.map(|each| each.instance) else { return };
+        engine.exit(container, 1, now);
+        self.notify(node, instance, container.to_owned());
     }
 
     pub(super) fn check_health(&mut self, node: usize, container: &str) {

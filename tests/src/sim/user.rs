@@ -13,8 +13,8 @@ use skein_common::{
     placement::{DEFAULT_PRIORITY, GenericRequest},
     rollout::RolloutControl,
     service::{
-        ContainerSpec, FailureAction, Mode, PortSpec, Probe, ProbeTest, Probes, Protocol, Publish,
-        RestartCondition, RestartPolicy, ServiceSpec, UpdateOrder, UpdatePolicy,
+        ContainerSpec, Dependency, DependencyCondition, FailureAction, Mode, PortSpec, Probe, ProbeTest,
+        Probes, Protocol, Publish, RestartCondition, RestartPolicy, ServiceSpec, UpdateOrder, UpdatePolicy,
     },
 };
 use skein_master_core::{
@@ -24,7 +24,7 @@ use skein_master_core::{
 
 use super::{
     Event, World,
-    engine::{CHECKED_IMAGE, REMOTE_IMAGE},
+    engine::{ABSENT_IMAGE, CHECKED_IMAGE, CRASHING_IMAGE, REMOTE_IMAGE},
     raft::Origin,
 };
 
@@ -56,6 +56,16 @@ pub enum Wish {
     /// A rollout that failed, and waits for a word.
     Resume {
         name: String,
+    },
+    /// Of the rollout that is under way, or the last one.
+    Control {
+        name: String,
+        control: RolloutControl,
+    },
+    /// With a time for it.
+    DrainWithin {
+        node: usize,
+        seconds: u64,
     },
     Rebalance {
         consolidate: bool,
@@ -103,9 +113,11 @@ impl Wish {
             Self::Scale { name, .. }
             | Self::Delete { name }
             | Self::Resume { name }
+            | Self::Control { name, .. }
             | Self::RunJob { name }
             | Self::Suspend { name, .. } => Some(name),
             Self::Allow { .. }
+            | Self::DrainWithin { .. }
             | Self::Label { .. }
             | Self::Rebalance { .. }
             | Self::Rebalancing(_)
@@ -192,6 +204,16 @@ impl World {
                 expected: None,
                 control: RolloutControl::Resume,
             },
+            Wish::Control { name, control } => {
+                CommandKind::ControlRollout { id: repeated(id(name))?, expected: None, control: *control }
+            }
+            Wish::DrainWithin { node, seconds } => CommandKind::UpdateNode {
+                id: self.nodes[*node].id,
+                expected: None,
+                availability: Some(Availability::Drained),
+                labels: None,
+                drain_within: Some(Duration::from_secs(*seconds)),
+            },
             Wish::Allow { node, availability } => CommandKind::UpdateNode {
                 id: self.nodes[*node].id,
                 expected: None,
@@ -258,7 +280,14 @@ impl World {
             Wish::Allow { node, availability } => {
                 self.user.availability.insert(self.nodes[node].id, availability);
             }
-            Wish::Label { .. } | Wish::Resume { .. } | Wish::Rebalance { .. } | Wish::Rebalancing(_) => {}
+            Wish::DrainWithin { node, .. } => {
+                self.user.availability.insert(self.nodes[node].id, Availability::Drained);
+            }
+            Wish::Label { .. }
+            | Wish::Resume { .. }
+            | Wish::Control { .. }
+            | Wish::Rebalance { .. }
+            | Wish::Rebalancing(_) => {}
             Wish::Forget { node, .. } => {
                 self.user.availability.remove(&self.nodes[node].id);
             }
@@ -268,6 +297,9 @@ impl World {
     fn think(&mut self) -> Wish {
         if let Some(wish) = self.think_of_jobs() {
             return wish;
+        }
+        if self.mixed && self.dice.percent(12) {
+            return self.think_of_control();
         }
         let name = NAMES[self.dice.index(NAMES.len())];
         let node = self.dice.index(self.nodes.len());
@@ -302,6 +334,36 @@ impl World {
         }
     }
 
+    fn think_of_control(&mut self) -> Wish {
+        let node = self.dice.index(self.nodes.len());
+        if self.dice.percent(25) {
+            return Wish::DrainWithin { node, seconds: self.dice.range(2..30) };
+        }
+        let controls = [
+            (3, RolloutControl::Undo { to: None }),
+            (2, RolloutControl::Pause),
+            (2, RolloutControl::Promote),
+            (2, RolloutControl::Resume),
+        ];
+        let control = self.dice.weighted(&controls).unwrap_or(RolloutControl::Resume);
+        Wish::Control { name: NAMES[self.dice.index(NAMES.len())].to_owned(), control }
+    }
+
+    /// Repairs a service whose image can never run; whether there was one.
+    pub(super) fn repair_one(&mut self) -> bool {
+        let is_bad = |spec: &&Arc<ServiceSpec>| is_bad(&spec.container.image);
+        // A user may have gone back to one.
+        let kept =
+            self.raft.state.services().filter(|service| !service.deleting).map(|service| &service.spec);
+        let Some(bad) = self.user.expected.values().chain(kept).find(is_bad).cloned() else { return false };
+        if self.user.open.is_none() {
+            let mut spec = ServiceSpec::clone(&bad);
+            "plain:1".clone_into(&mut spec.container.image);
+            self.ask(Wish::Update(Arc::new(spec)));
+        }
+        true
+    }
+
     fn drain(&mut self, node: usize) -> Wish {
         let drained = [Availability::Drained, Availability::Paused];
         let usual =
@@ -310,8 +372,31 @@ impl World {
         Wish::Allow { node, availability }
     }
 
+    /// Never in a circle: of these only `web` and `job` wait for one that waits itself.
+    fn dependencies(&mut self, name: &str) -> Vec<Dependency> {
+        let service = match name {
+            "api" => "db",
+            "web" => "api",
+            "job" => "batch",
+            _ => return Vec::new(),
+        };
+        if self.dice.percent(40) {
+            return Vec::new();
+        }
+        let condition = match (name, self.dice.percent(50)) {
+            ("job", _) => DependencyCondition::CompletedSuccessfully,
+            (_, true) => DependencyCondition::Healthy,
+            (_, false) => DependencyCondition::Started,
+        };
+        vec![Dependency { service: service.to_owned(), condition }]
+    }
+
     fn image(&mut self) -> String {
         let images = [(5, "plain:1"), (2, REMOTE_IMAGE), (3, CHECKED_IMAGE)];
+        if self.mixed && self.dice.percent(14) {
+            let bad = if self.dice.percent(40) { ABSENT_IMAGE } else { CRASHING_IMAGE };
+            return bad.to_owned();
+        }
         self.dice.weighted(&images).unwrap_or("plain:1").to_owned()
     }
 
@@ -349,6 +434,10 @@ impl World {
         spec.resources.reservation =
             Resources { cpu_millis: self.dice.range(0..1_200), memory_bytes: memory * MIB };
         spec.placement.priority = priority(name);
+        if self.mixed {
+            spec.balance.timeouts.drain = Duration::from_secs(self.dice.range(1..9));
+            spec.depends_on = self.dependencies(name);
+        }
         spec.container.probes = probes(name);
         if name == "api" && self.dice.percent(40) {
             let millis = if self.dice.percent(50) { 500 } else { 1_000 };
@@ -369,6 +458,10 @@ impl World {
         }));
         Arc::new(spec)
     }
+}
+
+pub(super) fn is_bad(image: &str) -> bool {
+    matches!(image, ABSENT_IMAGE | CRASHING_IMAGE)
 }
 
 /// Some give way to others.

@@ -11,7 +11,11 @@ use skein_common::{
     node::{Availability, Liveness, Node, NodeDescription},
 };
 
-use super::{Answer, Step, check_etag, job, precondition, rebalance};
+use super::{
+    Answer, Step, check_etag, job, precondition,
+    progress::{self, Input, Next},
+    rebalance,
+};
 use crate::{
     command::{ObjectKind, Outcome, Rejection},
     state::ClusterState,
@@ -130,10 +134,13 @@ pub(super) fn delete(step: &mut Step<'_>, id: NodeId, expected: Option<Revision>
     if !force {
         check_idle(step.state, &node)?;
     }
-    let records: Vec<_> = step.state.instances_on(id).map(|instance| instance.id).collect();
+    let records: Vec<_> = step.state.instances_on(id).cloned().collect();
     for instance in records {
-        job::keep_result(step, instance);
-        step.drop_instance(instance);
+        job::keep_result(step, instance.id);
+        if progress::next(instance.observed.progress, instance.desired, Input::NodeRemoved) == Next::Forgotten
+        {
+            step.drop_instance(instance.id);
+        }
     }
     // A global service's instance that waits for this very node has no other home.
     let waiting: Vec<_> = step.state.pending().filter(|i| waits_for(i.slot, id)).map(|i| i.id).collect();

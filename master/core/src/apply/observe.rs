@@ -10,7 +10,10 @@ use skein_common::{
     instance::{Desired, Instance, News, Observed, Phase, Progress, Slot},
 };
 
-use super::{Answer, Step};
+use super::{
+    Answer, Step,
+    progress::{self, Input, Next},
+};
 use crate::command::{Outcome, Report};
 
 const LOST_BY_NODE: &str = "the node no longer knows this instance";
@@ -30,14 +33,19 @@ pub(super) fn observe(step: &mut Step<'_>, reports: &[Report]) -> Answer {
 }
 
 fn advance(step: &mut Step<'_>, before: &Instance, observed: &Observed) {
-    if !is_news(&before.observed, observed) {
+    if !is_news(before, observed) {
         return;
+    }
+    // An agent that lost its data begins to count anew; it is told what it had counted (`Known`).
+    let mut observed = observed.clone();
+    if observed.restarts.total < before.observed.restarts.total {
+        observed.restarts.clone_from(&before.observed.restarts);
     }
     let ready = observed.is_ready();
     let same = before.observed.clock() == observed.clock();
     let since = if same { before.ready_since } else { Some(step.state.time) };
     let ready_since = since.filter(|_| ready);
-    let instance = Instance { observed: observed.clone(), ready_since, ..before.clone() };
+    let instance = Instance { observed, ready_since, ..before.clone() };
     step.put_instance(instance.clone());
     settle(step, &instance);
     tell(step, before.observed.progress, &instance);
@@ -58,34 +66,33 @@ fn settle(step: &mut Step<'_>, instance: &Instance) {
 }
 
 /// Later progress, or more to say about the same (the agent's clock orders those).
-fn is_news(known: &Observed, reported: &Observed) -> bool {
-    let revives = known.progress.phase.is_terminal() && known.progress != reported.progress;
-    if revives || known.progress.advance(reported.progress).is_err() {
-        return false;
+fn is_news(instance: &Instance, reported: &Observed) -> bool {
+    let known = &instance.observed;
+    match progress::next(known.progress, instance.desired, Input::Reported(reported.progress)) {
+        Next::Becomes(_) => return true,
+        Next::Stays if known.progress == reported.progress => {}
+        Next::Stays | Next::Forgotten => return false,
     }
-    let same = Observed { at: known.at, ..reported.clone() } == *known;
-    match known.clock().cmp(&reported.clock()) {
+    match known.readiness.cmp(&reported.readiness) {
         Ordering::Less => true,
-        Ordering::Equal => !same && known.at <= reported.at,
+        Ordering::Equal => known.at <= reported.at && Observed { at: known.at, ..reported.clone() } != *known,
         Ordering::Greater => false,
     }
 }
 
 fn gone(step: &mut Step<'_>, instance: &Instance) {
-    let orphan = !step.state.services.contains_key(&instance.service);
-    if instance.desired == Desired::Remove || orphan {
-        step.drop_instance(instance.id);
-        return;
-    }
-    if instance.observed.progress.phase.is_terminal() {
-        return;
-    }
-    let (phase, message) = match instance.desired {
-        Desired::Run => (Phase::Failed, LOST_BY_NODE.to_owned()),
-        Desired::Stop | Desired::Remove => (Phase::Stopped, instance.observed.message.clone()),
+    let is_orphan = !step.state.services.contains_key(&instance.service);
+    let desired = if is_orphan { Desired::Remove } else { instance.desired };
+    let before = instance.observed.progress;
+    let progress = match progress::next(before, desired, Input::Gone) {
+        Next::Forgotten => return step.drop_instance(instance.id),
+        Next::Stays => return,
+        Next::Becomes(progress) => progress,
     };
+    let wanted = instance.desired == Desired::Run;
+    let message = if wanted { LOST_BY_NODE.to_owned() } else { instance.observed.message.clone() };
     let observed = Observed {
-        progress: Progress { phase, ..instance.observed.progress },
+        progress,
         at: step.state.time,
         container_id: String::new(),
         message,
@@ -93,7 +100,7 @@ fn gone(step: &mut Step<'_>, instance: &Instance) {
     };
     let ended = Instance { observed, ..instance.clone() };
     step.put_instance(ended.clone());
-    tell(step, instance.observed.progress, &ended);
+    tell(step, before, &ended);
 }
 
 /// Events for what a person would want to know; what was asked for is not news.

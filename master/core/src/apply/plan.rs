@@ -9,14 +9,18 @@
 use skein_common::{
     InstanceId, NodeId,
     event::Severity,
-    instance::{Desired, History, Instance, Observed, Phase, PortBinding, Slot},
+    instance::{Desired, History, Instance, Observed, PortBinding, Slot},
     node::{Availability, Liveness},
     placement::DeviceShare,
     service::Generation,
     {Resources, ServiceId},
 };
 
-use super::{Answer, Step, devices, job, rebalance, rollout, schedule};
+use super::{
+    Answer, Step, devices, job,
+    progress::{self, Input, Next},
+    rebalance, rollout, schedule,
+};
 use crate::{
     command::{Explanation, NewInstance, Outcome, Placement, Plan, Wish},
     state::{ClusterState, Service},
@@ -54,7 +58,7 @@ fn desire(step: &mut Step<'_>, wish: &Wish) {
     let Some(before) = step.state.instances.get(&wish.instance).cloned() else { return };
     let down =
         before.node.and_then(|node| step.state.node(node)).is_some_and(|n| n.liveness == Liveness::Down);
-    if wish.lost && !down {
+    if (wish.lost && !down) || (wish.only_live && !before.is_live()) {
         return;
     }
     let mut instance = Instance::clone(&before);
@@ -67,11 +71,10 @@ fn desire(step: &mut Step<'_>, wish: &Wish) {
         instance.explanation.clone_from(&wish.reason);
     }
     tell(step, &before, wish);
-    if instance.node.is_none() && instance.desired > Desired::Run {
-        // It never began, so there is no agent to report its end.
-        step.drop_instance(instance.id);
-    } else {
-        step.put_instance(instance);
+    let is_unwanted = instance.desired > Desired::Run;
+    match progress::next(instance.observed.progress, instance.desired, Input::Unwanted) {
+        Next::Forgotten if is_unwanted => step.drop_instance(instance.id),
+        Next::Forgotten | Next::Stays | Next::Becomes(_) => step.put_instance(instance),
     }
 }
 
@@ -166,7 +169,10 @@ fn assign(instance: &mut Instance, node: NodeId, ports: &[PortBinding], devices:
     instance.ports = ports.to_vec();
     instance.devices = devices.to_vec();
     instance.explanation.clear();
-    instance.observed.progress.phase = Phase::Assigned;
+    let progress = &mut instance.observed.progress;
+    if let Next::Becomes(placed) = progress::next(*progress, instance.desired, Input::Placed) {
+        *progress = placed;
+    }
 }
 
 /// Whether something of the slot may still run: planned for when its node was down, and the node has

@@ -513,7 +513,7 @@ fn what_gone_means() {
         [(Desired::Run, Some(Phase::Failed)), (Desired::Stop, Some(Phase::Stopped)), (Desired::Remove, None)]
     {
         let (mut cluster, _, id) = with_instance();
-        let wish = Wish { instance: id, desired, lost: false, reason: String::new() };
+        let wish = Wish { instance: id, desired, lost: false, only_live: false, reason: String::new() };
         cluster.accept(CommandKind::Plan(Plan { desire: vec![wish], ..Plan::default() }));
         let node = cluster.node("n1");
         let reports = vec![Report { node, instance: id, news: News::Gone }];
@@ -587,7 +587,7 @@ fn a_plan_that_no_longer_fits_is_skipped() {
 fn wishes_grow_and_placements_happen_once() {
     let (mut cluster, service, id) = with_instance();
     let wish = |desired, lost| Plan {
-        desire: vec![Wish { instance: id, desired, lost, reason: "r".to_owned() }],
+        desire: vec![Wish { instance: id, desired, lost, only_live: false, reason: "r".to_owned() }],
         ..Plan::default()
     };
     let node = cluster.node("n1");

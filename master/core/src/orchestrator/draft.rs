@@ -176,8 +176,8 @@ impl<'a> Draft<'a> {
     pub(super) fn wish(&mut self, instance: &Instance, desired: Desired, reason: &str) {
         if instance.desired < desired && !self.is_full(self.plan.desire.len()) {
             self.wished.insert(instance.id);
-            let reason = reason.to_owned();
-            self.plan.desire.push(Wish { instance: instance.id, desired, lost: false, reason });
+            let (instance, reason) = (instance.id, reason.to_owned());
+            self.plan.desire.push(Wish { instance, desired, lost: false, only_live: false, reason });
         }
     }
 
@@ -187,7 +187,8 @@ impl<'a> Draft<'a> {
             self.wished.insert(instance.id);
             self.lost.insert(instance.id);
             let desired = Desired::Remove;
-            self.plan.desire.push(Wish { instance: instance.id, desired, lost: true, reason });
+            let instance = instance.id;
+            self.plan.desire.push(Wish { instance, desired, lost: true, only_live: false, reason });
         }
     }
 
@@ -234,18 +235,26 @@ impl<'a> Draft<'a> {
             let priority = group.first().map_or(0, |waiting| self.priority(waiting));
             (Reverse(priority), group.iter().map(|waiting| waiting.since).min())
         });
-        let mut scheduler = Scheduler::new(self.state).with_measured(measured);
+        let mut scheduler = Scheduler::new(self.state).with_measured(measured).without(&self.wished);
         for group in groups {
             self.place(&mut scheduler, &group);
         }
     }
 
     fn waiting(&self, scope: &Scope) -> Vec<Waiting> {
+        let gap = self.state.settings().config.scheduling.preemption_gap();
+        let yields = scope.least_important(self.state).map(|least| least.saturating_add(gap));
+        let may_displace = |instance: &Instance| {
+            let service = yields.and_then(|yields| Some((yields, self.state.service(instance.service)?)));
+            service.is_some_and(|(yields, service)| service.spec.placement.priority >= yields)
+        };
         let known = self
             .state
             .pending()
             // Nobody may slip into the room that is being made for somebody more important.
-            .filter(|instance| scope.tries(instance.service) || self.state.is_anything_stopping())
+            .filter(|instance| {
+                scope.tries(instance.service) || self.state.is_anything_stopping() || may_displace(instance)
+            })
             .filter(|instance| !self.ends(instance.id))
             .map(|instance| Waiting {
                 source: Source::State,
@@ -368,7 +377,12 @@ impl<'a> Draft<'a> {
             let Some(victim) = self.state.instance(victim).filter(|victim| !self.ends(victim.id)) else {
                 continue;
             };
-            self.wish(victim, Desired::Stop, &reason);
+            if self.is_full(self.plan.desire.len()) {
+                return;
+            }
+            self.wished.insert(victim.id);
+            let (instance, desired, reason) = (victim.id, Desired::Stop, reason.clone());
+            self.plan.desire.push(Wish { instance, desired, lost: false, only_live: true, reason });
         }
     }
 

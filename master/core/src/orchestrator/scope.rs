@@ -86,6 +86,15 @@ impl Scope {
         }
     }
 
+    /// The lowest priority among the services looked at; `None` = all of them are, or none.
+    ///
+    /// One of theirs that became Ready may let another one give way.
+    pub(super) fn least_important(&self, state: &ClusterState) -> Option<u8> {
+        let Self::Only { services, .. } = self else { return None };
+        let services = services.iter().filter_map(|id| state.service(*id));
+        services.map(|service| service.spec.placement.priority).min()
+    }
+
     pub(super) fn tries(&self, service: ServiceId) -> bool {
         match self {
             Self::All | Self::Only { pending: true, .. } => true,

@@ -147,7 +147,7 @@ impl<'a> Slots<'a> {
             return;
         }
         let mut order = held;
-        order.sort_by_key(|(slot, hold)| (hold.runs(), std::cmp::Reverse(*slot)));
+        order.sort_by_key(|(slot, hold)| (hold.runs(), hold.serves(), std::cmp::Reverse(*slot)));
         let excess = order.len() - wanted;
         for (slot, _) in order.into_iter().take(excess) {
             self.remove(draft, slot, "scaled down");
@@ -301,6 +301,15 @@ impl<'a> Hold<'a> {
         match self {
             Self::Live(instance) | Self::Completed(instance) | Self::Failed(instance) => Some(instance),
             Self::Free | Self::Created => None,
+        }
+    }
+
+    /// Is missed by its service's users when it goes.
+    fn serves(self) -> bool {
+        match self {
+            Self::Live(instance) => instance.is_ready(),
+            Self::Completed(_) => true,
+            Self::Free | Self::Failed(_) | Self::Created => false,
         }
     }
 

@@ -7,6 +7,7 @@
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet, BinaryHeap},
+    sync::Arc,
 };
 
 use skein_common::{
@@ -43,7 +44,7 @@ pub(super) struct Preemptions<'a> {
     candidates: Vec<Vec<Candidate<'a>>>,
     /// How many more of each service may be missing; made with the candidates.
     budget: BTreeMap<ServiceId, u32>,
-    /// Victims of this pass.
+    /// Victims of this pass, and whom the plan ends anyway.
     gone: BTreeSet<InstanceId>,
     /// Positions where room is being made, and how important those are who wait for it.
     promised: BTreeMap<usize, u8>,
@@ -55,6 +56,13 @@ pub(super) struct Preemptions<'a> {
 type Key = (u8, usize, u32);
 
 impl<'a> Scheduler<'a> {
+    /// These end by the plan under way: they give way to nobody, and their services miss them.
+    #[must_use]
+    pub fn without(mut self, ending: &BTreeSet<InstanceId>) -> Self {
+        self.preemptions.gone.extend(ending);
+        self
+    }
+
     /// Room for up to `wanted` instances of the group, one node each; fewer when there are not so
     /// many, or when what is stopping already will make room. Where room is being made, nobody less
     /// important is placed by this pass.
@@ -101,7 +109,8 @@ impl<'a> Scheduler<'a> {
             self.preemptions.candidates = candidates(self.state, &self.fleet);
             let services = self.preemptions.candidates.iter().flatten().map(|c| c.instance.service);
             let services: BTreeSet<_> = services.collect();
-            let budgets = services.into_iter().map(|service| (service, budget(self.state, service)));
+            let gone = &self.preemptions.gone;
+            let budgets = services.into_iter().map(|service| (service, budget(self.state, service, gone)));
             self.preemptions.budget = budgets.collect();
         }
         Some(threshold)
@@ -301,9 +310,10 @@ fn priority(state: &ClusterState, instance: &Instance, spec: &ServiceSpec) -> u8
 }
 
 /// How many more instances of a service may be missing now.
-fn budget(state: &ClusterState, service: ServiceId) -> u32 {
+fn budget(state: &ClusterState, service: ServiceId, gone: &BTreeSet<InstanceId>) -> u32 {
     let Some(service) = state.service(service) else { return 0 };
-    let live = state.instances_of(service.id).filter(|instance| instance.is_live());
+    let stays = |instance: &&Arc<Instance>| instance.is_live() && !gone.contains(&instance.id);
+    let live = state.instances_of(service.id).filter(stays);
     let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
     let (mut there, mut ready) = (0, 0);
     for instance in live {

@@ -261,3 +261,22 @@ fn results_outlive_their_node() {
     assert_eq!(run(&cluster, sum).phase, JobPhase::Completed);
     assert!(cluster.state.instances_in(sum, Slot::Number(1)).next().is_none());
 }
+
+/// A plan that was drawn before its end would have had it done twice.
+#[test]
+fn who_is_done_gives_way_to_nobody() {
+    let mut cluster = Cluster::new(1);
+    let service = cluster.create(reserving(job(1, 0), 3_000, 0));
+    cluster.settle();
+    let done = live(&cluster, service)[0];
+    let mut web = reserving(spec("web"), 3_000, 0);
+    web.placement.priority = 90;
+    cluster.create(web);
+    let plan = cluster.plan().plan;
+    assert!(plan.desire.iter().any(|wish| wish.instance == done), "{plan:?}");
+    end(&mut cluster, done, 0);
+    cluster.accept(CommandKind::Plan(plan));
+    cluster.settle();
+    assert_eq!(run(&cluster, service).phase, JobPhase::Completed);
+    assert_eq!(cluster.state.instances_of(service).count(), 1, "once is enough");
+}

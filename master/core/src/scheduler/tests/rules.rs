@@ -249,6 +249,7 @@ fn a_disruption_limit_protects_and_room_in_the_making_is_waited_for() {
         instance,
         desired: skein_common::instance::Desired::Stop,
         lost: false,
+        only_live: false,
         reason: "gives way".to_owned(),
     };
     let plan = crate::command::Plan { desire: vec![wish], ..Default::default() };

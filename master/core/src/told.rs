@@ -11,7 +11,8 @@ use skein_common::{
     assignment::{Assignment, AssignmentContent, AssignmentUpdate, Known},
     instance::{Desired, Instance, Observed, Phase, Slot},
 };
-use skein_master_core::{ClusterState, drain::Drains};
+
+use crate::{ClusterState, drain::Drains, state::Change};
 
 /// What one node has been told.
 #[derive(Debug)]
@@ -78,6 +79,22 @@ impl Told {
     }
 }
 
+/// Instances whose nodes have to be looked at because of these changes. Too many are harmless.
+pub fn concerned<'a>(changes: impl Iterator<Item = &'a Change>) -> Vec<(NodeId, InstanceId)> {
+    let told = changes.filter_map(|change| match change {
+        Change::Instance { instance, deleted } if *deleted || !is_known_to_agent(instance) => {
+            instance.node.map(|node| (node, instance.id))
+        }
+        _ => None,
+    });
+    told.collect()
+}
+
+/// The agent has reported on it and is to go on: this change came from the agent itself.
+fn is_known_to_agent(instance: &Instance) -> bool {
+    instance.desired == Desired::Run && instance.observed.progress.phase > Phase::Assigned
+}
+
 fn assignment(state: &ClusterState, drains: &Drains, instance: &Instance) -> Option<Assignment> {
     let spec = state.spec_of(instance)?;
     Some(Assignment {
@@ -122,92 +139,31 @@ fn effective(instance: &Instance, drains: &Drains) -> Desired {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use skein_common::{
-        ClusterId, Resources, Revision, ServiceId, Timestamp,
-        instance::{News, Progress},
-        node::{NodeDescription, Platform},
-        service::{Generation, Mode, ServiceSpec},
-    };
-    use skein_master_core::{
-        Command, CommandKind,
-        command::{Actor, NewInstance, Plan, Report},
-    };
-    use skein_proto::v1;
+    use skein_common::instance::{News, Progress};
 
     use super::*;
-
-    fn spec() -> ServiceSpec {
-        let container = v1::ContainerSpec { image: "web:1".to_owned(), ..Default::default() };
-        let wire =
-            v1::ServiceSpec { name: "web".to_owned(), container: Some(container), ..Default::default() };
-        ServiceSpec { mode: Mode::Replicated { replicas: 2 }, ..ServiceSpec::try_from(wire).unwrap() }
-    }
-
-    fn description() -> NodeDescription {
-        NodeDescription {
-            name: "n1".to_owned(),
-            address: "127.0.0.1".to_owned(),
-            labels: BTreeMap::new(),
-            capacity: Resources { cpu_millis: 1_000, memory_bytes: 1 << 30 },
-            reserved: Resources::ZERO,
-            platform: Platform::default(),
-            agent_version: String::new(),
-            runtime_version: String::new(),
-            generic: Vec::new(),
-            balances: false,
-            pids: 0,
-        }
-    }
-
-    /// One node with these instances, all made by one revision.
-    fn state(node: NodeId, instances: &[InstanceId]) -> ClusterState {
-        let service = ServiceId::from_random(1);
-        let new = |(number, id): (u32, &InstanceId)| NewInstance {
-            id: *id,
-            service,
-            slot: Slot::Number(number),
-            generation: Generation(1),
-            placed: Some((node, Vec::new())),
-            devices: Vec::new(),
-            not_before: Timestamp::default(),
-            failures: 0,
-            beside: None,
-            moves_to: None,
-            explanation: String::new(),
-        };
-        let plan = Plan { create: (1..).zip(instances).map(new).collect(), ..Plan::default() };
-        let description = Arc::new(description());
-        let mut state = ClusterState::default();
-        for (revision, kind) in (1..).zip([
-            CommandKind::FormCluster { id: ClusterId::from_random(1) },
-            CommandKind::RegisterNode { id: node, description, incarnation: 1 },
-            CommandKind::CreateService { id: service, spec: Arc::new(spec()) },
-            CommandKind::Plan(plan),
-        ]) {
-            let command = Command { request: None, at: Timestamp::default(), actor: Actor::User, kind };
-            state.apply(Revision(revision), &command).outcome.unwrap();
-        }
-        state
-    }
+    use crate::{
+        CommandKind,
+        command::Report,
+        testing::{Cluster, replicated},
+    };
 
     #[test]
     fn what_ended_is_not_to_run_again() {
-        let (node, id) = (NodeId::from_random(1), InstanceId::from_random(1));
-        let mut state = state(node, &[id]);
+        let mut cluster = Cluster::new(1);
+        let web = cluster.create(replicated("web", 1));
+        cluster.step();
+        let (node, id) = (cluster.node("n1"), cluster.live(web)[0].id);
         for (phase, desired) in [
             (Phase::Ready, Desired::Run),
             // Completed, or about to be replaced: wanted, and over.
             (Phase::Stopped, Desired::Stop),
         ] {
-            let observed = Observed::of(Progress { attempt: 1, phase }, Timestamp::default());
+            let observed = Observed::of(Progress { attempt: 1, phase }, cluster.now);
             let report = Report { node, instance: id, news: News::Observed(observed) };
-            let kind = CommandKind::Observe { reports: vec![report] };
-            let command = Command { request: None, at: Timestamp::default(), actor: Actor::User, kind };
-            state.apply(Revision(state.revision().0 + 1), &command).outcome.unwrap();
-            assert_eq!(state.instance(id).unwrap().desired, Desired::Run);
-            let set = Told::new(node, 7).everything(&state, &Drains::default());
+            cluster.apply(CommandKind::Observe { reports: vec![report] });
+            assert_eq!(cluster.state.instance(id).unwrap().desired, Desired::Run);
+            let set = Told::new(node, 7).everything(&cluster.state, &Drains::default());
             let AssignmentContent::Full(set) = set.content else { panic!("a whole set") };
             assert_eq!(set[0].desired, desired, "{phase}");
         }
@@ -215,18 +171,21 @@ mod tests {
 
     #[test]
     fn two_messages_from_one_revision_are_two_generations() {
-        let (node, [first, second]) = (NodeId::from_random(1), [1, 2].map(InstanceId::from_random));
-        let state = state(node, &[first, second]);
-        let mut told = Told::new(node, 7);
-        let mut held = told.everything(&ClusterState::default(), &Drains::default()).generation;
-        for instance in [first, second] {
-            let update = told.difference(&state, &Drains::default(), [instance]).unwrap();
+        let mut cluster = Cluster::new(1);
+        let web = cluster.create(replicated("web", 2));
+        let before = cluster.state.clone();
+        cluster.step();
+        let ids: Vec<_> = cluster.live(web).iter().map(|instance| instance.id).collect();
+        let (mut told, drains) = (Told::new(cluster.node("n1"), 7), Drains::default());
+        let mut held = told.everything(&before, &drains).generation;
+        for instance in ids.clone() {
+            let update = told.difference(&cluster.state, &drains, [instance]).unwrap();
             let AssignmentContent::Delta { from, upserts, .. } = update.content else { panic!("a delta") };
             assert_eq!((from, upserts.len()), (held, 1));
             assert!(update.generation > held, "an agent takes generation {held} for a repeat");
             held = update.generation;
         }
-        assert_eq!(told.difference(&state, &Drains::default(), [first, second]), None);
-        assert!(told.everything(&state, &Drains::default()).generation > held);
+        assert_eq!(told.difference(&cluster.state, &drains, ids), None);
+        assert!(told.everything(&cluster.state, &drains).generation > held);
     }
 }
