@@ -9,6 +9,7 @@ mod body;
 mod certificates;
 mod checks;
 mod client;
+mod clients;
 mod front;
 mod headers;
 mod http;

@@ -202,6 +202,7 @@ fn balance(dice: u16) -> BalancePolicy {
         weights: vec![NodeWeight { label: "zone".into(), value: "a".into(), weight: 300 }],
         canary_permille: Some(50),
         check: (dice % 3 == 0).then(|| ActiveCheck { rise: 5, ..ActiveCheck::default() }),
+        affinity: (dice % 8 < 4).then_some(Duration::from_secs(90)),
     }
 }
 

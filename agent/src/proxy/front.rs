@@ -24,7 +24,7 @@ use skein_common::{
 };
 use tokio::{sync::Notify, time};
 
-use super::meter::MeasuredInstance;
+use super::{clients::Clients, meter::MeasuredInstance};
 
 thread_local! {
     /// Each thread of the proxy throws its own.
@@ -33,6 +33,15 @@ thread_local! {
 
 /// Endpoints that left and were not reported; without masters nobody asks.
 const DEPARTED_MAX: usize = 1024;
+
+/// Where a request would go if it could choose.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Wish {
+    /// Of what the policy hashes by.
+    pub(crate) key: Option<u64>,
+    /// The endpoint that its client had.
+    pub(crate) wanted: Option<u64>,
+}
 
 /// What the masters say of it.
 #[derive(Debug)]
@@ -46,6 +55,8 @@ pub(crate) struct Front {
     pub(crate) name: String,
     state: ArcSwap<FrontState>,
     budget: RetryBudget,
+    /// Of policies with affinity, in mode tcp.
+    pub(crate) clients: Clients,
     waiting: AtomicU32,
     refused: AtomicU64,
     connections: AtomicU64,
@@ -85,6 +96,7 @@ impl Front {
             refused: AtomicU64::new(0),
             connections: AtomicU64::new(0),
             connected: AtomicU32::new(0),
+            clients: Clients::default(),
             departed: Mutex::default(),
             told: Mutex::default(),
             freed: Notify::new(),
@@ -204,33 +216,29 @@ impl Front {
     /// [`NoEndpoint`] when none came in time, or too many wait already.
     pub(crate) async fn lease(
         self: &Arc<Self>,
-        key: Option<u64>,
+        wish: Wish,
         tried: &[InstanceId],
     ) -> Result<Held, NoEndpoint> {
-        match self.try_lease(key, tried) {
+        match self.try_lease(wish, tried) {
             Err(NoEndpoint::Busy) if !tried.is_empty() => Err(NoEndpoint::Busy),
-            Err(why) => self.wait(key, tried, why).await,
+            Err(why) => self.wait(wish, tried, why).await,
             Ok(held) => Ok(held),
         }
     }
 
-    pub(crate) fn try_lease(
-        self: &Arc<Self>,
-        key: Option<u64>,
-        tried: &[InstanceId],
-    ) -> Result<Held, NoEndpoint> {
-        self.try_lease_from(self.state.load_full(), key, tried)
+    pub(crate) fn try_lease(self: &Arc<Self>, wish: Wish, tried: &[InstanceId]) -> Result<Held, NoEndpoint> {
+        self.try_lease_from(self.state.load_full(), wish, tried)
     }
 
     /// From this state or, when an endpoint it chooses has left since, from the newest.
     pub(crate) fn try_lease_from(
         self: &Arc<Self>,
         mut state: Arc<FrontState>,
-        key: Option<u64>,
+        wish: Wish,
         tried: &[InstanceId],
     ) -> Result<Held, NoEndpoint> {
         loop {
-            match self.lease_of(&state, key, tried) {
+            match self.lease_of(&state, wish, tried) {
                 Err(NoEndpoint::Superseded) => {
                     let newer = self.state.load_full();
                     if Arc::ptr_eq(&state, &newer) {
@@ -247,10 +255,11 @@ impl Front {
     fn lease_of(
         self: &Arc<Self>,
         state: &Arc<FrontState>,
-        key: Option<u64>,
+        wish: Wish,
         tried: &[InstanceId],
     ) -> Result<Held, NoEndpoint> {
-        let asked = Asked { now: self.now(), key, tried, limit: state.policy.limits.in_flight };
+        let Wish { key, wanted } = wish;
+        let asked = Asked { now: self.now(), key, wanted, tried, limit: state.policy.limits.in_flight };
         let lease = DICE.with_borrow_mut(|dice| state.set.choose(&state.policy.algorithm, &asked, dice))?;
         if tried.is_empty() {
             self.budget.earn();
@@ -261,7 +270,7 @@ impl Front {
 
     async fn wait(
         self: &Arc<Self>,
-        key: Option<u64>,
+        wish: Wish,
         tried: &[InstanceId],
         why: NoEndpoint,
     ) -> Result<Held, NoEndpoint> {
@@ -273,7 +282,7 @@ impl Front {
         let coming = async {
             loop {
                 let freed = self.freed.notified();
-                if let Ok(held) = self.try_lease(key, tried) {
+                if let Ok(held) = self.try_lease(wish, tried) {
                     return held;
                 }
                 freed.await;
@@ -331,6 +340,11 @@ impl Front {
 }
 
 impl Held {
+    /// Names the endpoint to its client.
+    pub(crate) fn mark(&self) -> u64 {
+        self.lease.mark()
+    }
+
     /// The endpoint's counters.
     pub(crate) const fn load(&self) -> &Arc<Load> {
         self.lease.load()

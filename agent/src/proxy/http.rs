@@ -12,6 +12,7 @@ use hyper::{
     Method, Request, Response, StatusCode, Version,
     body::{Body, Incoming},
     header,
+    header::{HeaderValue, InvalidHeaderValue},
     server::conn::{http1, http2},
     service::service_fn,
     upgrade::{self, OnUpgrade},
@@ -27,7 +28,7 @@ use tokio::{task, time, time::Instant};
 use super::{
     body::{Answer, Passed, RequestBody, ResponseBody, Rest},
     client::{ClientStream, Moved, stillness},
-    front::{Front, Held},
+    front::{Front, Held, Wish},
     headers::{self, Client},
     refusal::{self, ForwardError},
     site::{Entry, Target},
@@ -152,9 +153,11 @@ async fn answer(connection: Rc<Connection>, request: Request<Incoming>) -> Answe
 
 impl Exchange {
     async fn answer(self, mut request: Request<Incoming>) -> Answer {
-        let (key, upstream) = {
+        let (wish, upstream) = {
             let state = self.front.state();
-            (self.key(&state.policy.algorithm, &request), state.policy.upstream)
+            let wanted = state.policy.affinity.and_then(|_| self.wanted(&request));
+            let key = self.key(&state.policy.algorithm, &request);
+            (Wish { key, wanted }, state.policy.upstream)
         };
         let asks = refusal::Asks::of(&request);
         let can_upgrade = upstream == Upstream::Http1 && request.version() == Version::HTTP_11;
@@ -163,7 +166,7 @@ impl Exchange {
         if headers::forward(&mut request, &self.connection.client, upstream).is_err() {
             return Ok(refusal::bad_request());
         }
-        match self.forward(request.map(RequestBody::streamed), key).await {
+        match self.forward(request.map(RequestBody::streamed), wish).await {
             Ok((held, sender, response)) => Ok(self.pass(held, sender, response, upgrading)),
             Err(error) => Ok(refusal::failed(&self.front.name, &error, asks)),
         }
@@ -173,12 +176,12 @@ impl Exchange {
     async fn forward(
         &self,
         mut request: Request<RequestBody>,
-        key: Option<u64>,
+        wish: Wish,
     ) -> Result<(Held, Sender, Response<Incoming>), ForwardError> {
         let mut tried: Vec<InstanceId> = Vec::new();
         let mut last = None;
         loop {
-            let mut held = match self.front.lease(key, &tried).await {
+            let mut held = match self.front.lease(wish, &tried).await {
                 Ok(held) => held,
                 Err(why) => return Err(last.unwrap_or(ForwardError::NoEndpoint(why))),
             };
@@ -248,6 +251,11 @@ impl Exchange {
     ) -> Response<ResponseBody> {
         let is_upgrade = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         headers::answer(response.headers_mut(), is_upgrade);
+        if let Some(time) = held.policy().affinity
+            && let Ok(cookie) = self.remembering(held.mark(), time)
+        {
+            response.headers_mut().append(header::SET_COOKIE, cookie);
+        }
         if is_upgrade && let Some(client) = upgrading {
             let endpoint = upgrade::on(&mut response);
             task::spawn_local(tunnel(client, endpoint, held, Rc::clone(&self.connection)));
@@ -256,6 +264,22 @@ impl Exchange {
         let upstreams = Rc::clone(&self.connection.upstreams);
         let rest = Rest { held, sender: Some(sender), upstreams };
         response.map(|body| ResponseBody::streamed(body, rest))
+    }
+
+    /// The endpoint that the client had, as its cookie says.
+    fn wanted(&self, request: &Request<Incoming>) -> Option<u64> {
+        let value = cookie(request, &self.cookie_name())?;
+        u64::from_str_radix(value, 16).ok()
+    }
+
+    /// Sent with every answer, so the time begins anew with each.
+    fn remembering(&self, mark: u64, time: Duration) -> Result<HeaderValue, InvalidHeaderValue> {
+        let (name, seconds) = (self.cookie_name(), time.as_secs());
+        format!("{name}={mark:016x}; Max-Age={seconds}; Path=/; HttpOnly; SameSite=Lax").parse()
+    }
+
+    fn cookie_name(&self) -> String {
+        format!("skein-{}", self.front.name)
     }
 
     /// What consistent hashing goes by; `None` = this request has none, or the policy hashes nothing.

@@ -11,6 +11,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
+    time::Instant,
 };
 
 use skein_agent_core::balance::{Ending, key};
@@ -26,7 +27,7 @@ use tokio::{
 
 use super::{
     client::{Moved, stillness},
-    front::{Front, Held},
+    front::{Front, Held, Wish},
     introduction,
 };
 
@@ -68,13 +69,17 @@ pub(crate) async fn serve(mut client: TcpStream, peer: SocketAddr, front: Arc<Fr
 
 /// A connection to the first endpoint that takes one.
 async fn reach(peer: SocketAddr, destination: SocketAddr, front: &Arc<Front>) -> Option<(Held, TcpStream)> {
-    let key = match &front.state().policy.algorithm {
+    let state = front.state();
+    let key = match &state.policy.algorithm {
         Algorithm::ConsistentHash { .. } => Some(key(peer.ip().to_canonical().to_string().as_bytes())),
         Algorithm::RoundRobin | Algorithm::Random | Algorithm::LeastRequests | Algorithm::Adaptive => None,
     };
+    let affinity = state.policy.affinity;
+    let wanted = affinity.and_then(|time| front.clients.had(peer.ip(), time, Instant::now()));
+    let wish = Wish { key, wanted };
     let mut tried = Vec::new();
     loop {
-        let mut held = match front.lease(key, &tried).await {
+        let mut held = match front.lease(wish, &tried).await {
             Ok(held) => held,
             Err(error) => {
                 tracing::debug!(service = front.name, %peer, error = &error as &dyn std::error::Error, "a connection was ended");
@@ -84,6 +89,9 @@ async fn reach(peer: SocketAddr, destination: SocketAddr, front: &Arc<Front>) ->
         let limit = held.policy().timeouts.connect;
         let connected = time::timeout(limit, connect(&held, peer, destination)).await;
         if let Ok(Ok(stream)) = connected {
+            if let Some(time) = affinity {
+                front.clients.has(peer.ip(), held.mark(), time, Instant::now());
+            }
             return Some((held, stream));
         }
         held.note(Ending::Unreachable);

@@ -1,5 +1,6 @@
 //! Real sockets through the balancer: endpoints that come, go, refuse, hang and break.
 
+mod affinity;
 mod bad_input;
 mod checks;
 mod endpoint;

@@ -26,7 +26,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::front::{Front, Held};
+use super::front::{Front, Held, Wish};
 
 /// Of one port on one thread: each is a socket.
 const MAX_SESSIONS: usize = 4096;
@@ -197,9 +197,10 @@ impl Sessions {
                 None
             }
         };
-        let held = self.front.try_lease(key, failed.as_slice()).or_else(|error| match failed {
+        let wish = Wish { key, wanted: None };
+        let held = self.front.try_lease(wish, failed.as_slice()).or_else(|error| match failed {
             // There is nobody else.
-            Some(_) => self.front.try_lease(key, &[]),
+            Some(_) => self.front.try_lease(wish, &[]),
             None => Err(error),
         });
         let held = held.map_err(|_| "no instance takes it")?;

@@ -23,6 +23,7 @@ pub fn read(field: &Field<'_>, report: &mut Report) -> BalancePolicy {
     algorithm(&section, &mut policy, report);
     edge(&section, &mut policy, report);
     shares(&section, &mut policy, report);
+    policy.affinity = section.get("affinity").and_then(|field| field.duration(report));
     policy.check = section.get("check").and_then(|field| check(&field, report));
     for (key, count) in [
         ("max_in_flight", &mut policy.limits.in_flight),

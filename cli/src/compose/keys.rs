@@ -200,6 +200,7 @@ pub const AFFINITY: Keys = &[("across", Read), ("service", Read), ("weight", Rea
 pub const SPREAD: Keys = &[("across", Read), ("max_skew", Read), ("min_domains", Read)];
 pub const DEVICE: Keys = &[("count", Read), ("models", Read), ("share", Read)];
 pub const BALANCE: Keys = &[
+    ("affinity", Read),
     ("algorithm", Read),
     ("canary_share", Read),
     ("check", Read),

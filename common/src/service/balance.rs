@@ -73,6 +73,8 @@ pub struct BalancePolicy {
     pub canary_permille: Option<u16>,
     /// Balancers look by themselves whether an instance is well; `None` = they go by readiness and failures.
     pub check: Option<ActiveCheck>,
+    /// A client goes back to the instance it had within this time: by a cookie in mode http, by its address in mode tcp.
+    pub affinity: Option<Duration>,
 }
 
 /// The weight of all instances on nodes with a label.
@@ -198,6 +200,7 @@ impl Default for BalancePolicy {
             weights: Vec::new(),
             canary_permille: None,
             check: None,
+            affinity: None,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The limits of a spec. Every violation is reported, by protobuf field path.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use super::{
     Algorithm, BalanceMode, BalancePolicy, BalanceTimeouts as Timeouts, ContainerSpec, Disruption,
@@ -179,6 +179,15 @@ fn check_shares(policy: &BalancePolicy, found: &mut Violations) {
     }
     if policy.timeouts.hold.is_some_and(|hold| hold > MAX_HOLD) {
         found.add("spec.balance.hold_timeout", format!("more than {} s", MAX_HOLD.as_secs()));
+    }
+    if policy.affinity.is_some_and(|time| time < Duration::from_secs(1)) {
+        found.add("spec.balance.affinity", "at least 1 s");
+    }
+    if policy.affinity.is_some() && matches!(policy.algorithm, Algorithm::ConsistentHash { .. }) {
+        found.add(
+            "spec.balance.affinity",
+            "consistent_hash keeps clients where they are by itself: use one of them",
+        );
     }
     let Some(check) = &policy.check else { return };
     if check.interval < MIN_CHECK_INTERVAL {

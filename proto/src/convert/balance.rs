@@ -29,6 +29,7 @@ pub(super) fn balance_policy(door: &mut Door<'_>, wire: v1::BalancePolicy) -> Ba
         drain: duration("drain_timeout", wire.drain_timeout, defaults.timeouts.drain),
         hold: wire.hold_timeout.map(|hold| duration("hold_timeout", Some(hold), MAX_HOLD)),
     };
+    let affinity = wire.affinity.map(|time| duration("affinity", Some(time), Duration::ZERO));
     let check = wire.check.map(|wire| check(&mut duration, wire));
     BalancePolicy {
         mode: match mode {
@@ -54,6 +55,7 @@ pub(super) fn balance_policy(door: &mut Door<'_>, wire: v1::BalancePolicy) -> Ba
         // Too large is for the spec to say.
         canary_permille: wire.canary_permille.map(|permille| u16::try_from(permille).unwrap_or(u16::MAX)),
         check,
+        affinity,
     }
 }
 
@@ -158,6 +160,7 @@ impl From<&BalancePolicy> for v1::BalancePolicy {
                 .collect(),
             canary_permille: policy.canary_permille.map(u32::from),
             check: policy.check.as_ref().map(v1::ActiveCheck::from),
+            affinity: policy.affinity.map(duration_to_wire),
             upstream: match policy.upstream {
                 Upstream::Http1 => v1::Upstream::Http1,
                 Upstream::H2c => v1::Upstream::H2c,

@@ -33,6 +33,8 @@ pub struct Asked<'a> {
     pub now: Duration,
     /// Of what the policy hashes by; `None` = it has none.
     pub key: Option<u64>,
+    /// The endpoint the client had, as [`Lease::mark`]; taken when it is open.
+    pub wanted: Option<u64>,
     /// Where it was sent before and failed.
     pub tried: &'a [InstanceId],
     /// Most requests in flight to one endpoint.
@@ -76,6 +78,9 @@ impl EndpointSet {
     }
 
     fn pick(&self, algorithm: &Algorithm, asked: &Asked<'_>, dice: &mut Dice) -> Option<usize> {
+        if let Some(index) = self.had(asked) {
+            return Some(index);
+        }
         let chosen = match algorithm {
             Algorithm::RoundRobin => self.next_in_turn(asked),
             Algorithm::Random => self.draw(asked, dice),
@@ -87,6 +92,13 @@ impl EndpointSet {
             },
         };
         chosen.or_else(|| self.last_resort(asked, dice))
+    }
+
+    /// Where the client was, as long as that is open.
+    fn had(&self, asked: &Asked<'_>) -> Option<usize> {
+        let wanted = asked.wanted?;
+        let index = self.members.iter().position(|member| member.seed == wanted)?;
+        self.is_open(&self.members[index], asked).then_some(index)
     }
 
     fn is_open(&self, member: &Member, asked: &Asked<'_>) -> bool {

@@ -33,7 +33,7 @@ fn set(weights: &[u32]) -> EndpointSet {
 }
 
 fn asked(key: Option<u64>) -> Asked<'static> {
-    Asked { now: NOW, key, tried: &[], limit: 1_000 }
+    Asked { now: NOW, key, wanted: None, tried: &[], limit: 1_000 }
 }
 
 /// How often each endpoint is chosen in `requests` that end at once.
@@ -276,6 +276,22 @@ fn checks_take_out_and_bring_back_and_never_more_than_half() {
     assert_eq!(check(2, "-"), "!", "there is room for it now");
     assert_eq!(set.checked(9, false, (1, 1), NOW), None);
     assert_eq!(self::set(&[1]).checked(0, false, (1, 1), NOW), None, "the last one stays");
+}
+
+#[test]
+fn a_client_goes_back_to_the_endpoint_it_had_while_that_is_open() {
+    let mut dice = Dice::seeded(3);
+    for algorithm in [Algorithm::RoundRobin, Algorithm::Random, Algorithm::LeastRequests, Algorithm::Adaptive]
+    {
+        let set = set(&[1, 1, 1]);
+        let wanted = set.choose(&algorithm, &asked(None), &mut dice).unwrap().mark();
+        let again = Asked { wanted: Some(wanted), limit: 5, ..asked(None) };
+        let held: Vec<_> = (0..5).map(|_| set.choose(&algorithm, &again, &mut dice).unwrap()).collect();
+        assert!(held.iter().all(|lease| lease.mark() == wanted), "{algorithm:?}");
+        assert_ne!(set.choose(&algorithm, &again, &mut dice).unwrap().mark(), wanted, "it has no room");
+        let unknown = Asked { wanted: Some(1), ..asked(None) };
+        assert!(set.choose(&algorithm, &unknown, &mut dice).is_ok());
+    }
 }
 
 #[test]

@@ -13,7 +13,10 @@ use std::{
 use skein_agent_core::balance::Endpoint;
 use skein_common::service::{Algorithm, BalancePolicy};
 
-use super::{super::front::Front, instance};
+use super::{
+    super::front::{Front, Wish},
+    instance,
+};
 
 fn endpoint(number: u64) -> Endpoint {
     Endpoint { instance: instance(number), address: (Ipv4Addr::LOCALHOST, 9).into(), weight: 100 }
@@ -32,7 +35,7 @@ fn who_looked_before_a_change_takes_from_what_holds_after_it() {
     let old = front.state();
     let left = front.update(&policy(), &[endpoint(2)]);
     assert_eq!(left.iter().map(|(_, load)| load.in_flight()).collect::<Vec<_>>(), [0], "acknowledged");
-    let held = front.try_lease_from(old, None, &[]).unwrap();
+    let held = front.try_lease_from(old, Wish::default(), &[]).unwrap();
     assert_eq!(held.endpoint().instance, instance(2));
     assert_eq!(left[0].1.in_flight(), 0);
 }
@@ -47,7 +50,7 @@ fn an_endpoint_that_is_said_to_be_free_stays_free() {
         for _ in 0..3 {
             scope.spawn(|| {
                 while !stop.load(SeqCst) {
-                    drop(front.try_lease(None, &[]));
+                    drop(front.try_lease(Wish::default(), &[]));
                 }
             });
         }

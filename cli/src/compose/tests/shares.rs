@@ -13,7 +13,7 @@ fn compose(balance: &str) -> String {
 #[test]
 fn shares_and_checks_are_read() {
     let text = compose(
-        "{ mode: http, weights: [{ label: size=large, weight: 300 }, { label: zone=b, weight: 0 }], \
+        "{ mode: http, affinity: 10m, weights: [{ label: size=large, weight: 300 }, { label: zone=b, weight: 0 }], \
          canary_share: 0.05, timeouts: { hold: 30s }, check: { path: /healthz, fall: 5, interval: 500ms } }",
     );
     let policy = stack(&text).services.remove(0).spec.balance;
@@ -21,6 +21,7 @@ fn shares_and_checks_are_read() {
         |label: &str, value: &str, weight| NodeWeight { label: label.into(), value: value.into(), weight };
     assert_eq!(policy.weights, [rule("size", "large", 300), rule("zone", "b", 0)]);
     assert_eq!((policy.canary_permille, policy.timeouts.hold), (Some(50), Some(Duration::from_secs(30))));
+    assert_eq!(policy.affinity, Some(Duration::from_secs(600)));
     let check = ActiveCheck {
         path: Some("/healthz".to_owned()),
         interval: Duration::from_millis(500),
@@ -43,6 +44,8 @@ fn what_is_wrong_is_said_at_its_place() {
         ("{ check: { path: healthz } }", "\"healthz\" is not a path: it begins with /"),
         ("{ check: { interval: 1ms } }", "at least 100 ms"),
         ("{ mode: http, upstream: h2c, check: /up }", "can be checked by connecting"),
+        ("{ affinity: 10ms }", "at least 1 s"),
+        ("{ affinity: 1m, algorithm: consistent_hash }", "use one of them"),
         ("{ timeouts: { hold: 1h } }", "more than 600 s"),
     ] {
         let found = findings(&compose(balance));

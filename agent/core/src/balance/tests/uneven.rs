@@ -61,7 +61,8 @@ impl Run {
     }
 
     fn begin(&mut self, algorithm: &Algorithm, now: u64, dice: &mut Dice) {
-        let asked = Asked { now: Duration::from_micros(now), key: None, tried: &[], limit: 10_000 };
+        let asked =
+            Asked { now: Duration::from_micros(now), key: None, wanted: None, tried: &[], limit: 10_000 };
         let lease = self.set.choose(algorithm, &asked, dice).unwrap();
         let index = usize::try_from(lease.endpoint.instance.get()).unwrap() - 1;
         let (end, outcome) = match self.kinds[index] {
