@@ -15,9 +15,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     fs::write(out.join("skein.bin"), descriptors.encode_to_vec())?;
     // Large and seldom there: every future that holds a spec would hold room for them.
     let mut configured = tonic_prost_build::configure().bytes(".skein.v1");
-    for seldom in
-        ["ContainerSpec.probes", "ContainerSpec.healthcheck", "ServiceSpec.rollback", "ServiceSpec.balance"]
-    {
+    for seldom in [
+        "ContainerSpec.probes",
+        "ContainerSpec.healthcheck",
+        "ServiceSpec.rollback",
+        "ServiceSpec.balance",
+        "ServiceSpec.autoscale",
+    ] {
         configured = configured.boxed(format!(".skein.v1.{seldom}"));
     }
     configured.compile_fds(descriptors)?;

@@ -5,6 +5,7 @@
 //! Deliberately not here: `include`, `extends`; `docker stack deploy` does not read them either.
 
 pub mod amount;
+mod autoscale;
 mod balance;
 mod configs;
 mod deploy;
@@ -37,6 +38,7 @@ use std::{collections::BTreeMap, io, path::Path};
 
 use skein_common::service::ServiceSpec;
 
+pub use autoscale::policy;
 pub use configs::StackConfig;
 pub use diagnostic::{Diagnostic, Position, Severity};
 pub use keys::nearest;

@@ -4,6 +4,7 @@
 //! equal specs need no new generation.
 //! Deliberately not here: the observed side (`instance`), the Compose spelling (`cli`).
 
+mod autoscale;
 mod balance;
 mod job;
 mod mount;
@@ -18,6 +19,10 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
+pub use self::autoscale::{
+    AutoscaleMode, AutoscalePolicy, BurstPolicy, Combination, DEFAULT_RATE_PERIOD, ForecastPolicy, Metric,
+    READINESS_DELAY, RateAmount, RatePolicy, RateSelect, ScaleRules, ScheduledFloor, Side, Spread, Target,
+};
 pub use self::balance::{
     ActiveCheck, Algorithm, BalanceLimits, BalanceMode, BalancePolicy, BalanceTimeouts, DEFAULT_WEIGHT,
     Ejection, HashBy, MAX_HOLD, MAX_INSTANCE_WEIGHT, MAX_RETRIES, MAX_TRUSTED, MAX_WEIGHTS,
@@ -94,6 +99,9 @@ pub struct ServiceSpec {
     /// Shares of ports that several services share. Changing them needs no restart.
     #[serde(default)]
     pub routes: Vec<Route>,
+    /// `None` = it has the replicas of its mode. Changing it needs no restart.
+    #[serde(default)]
+    pub autoscale: Option<AutoscalePolicy>,
 }
 
 /// How many instances, and where.
@@ -374,6 +382,7 @@ impl ServiceSpec {
             depends_on: Vec::new(),
             balance: BalancePolicy::default(),
             routes: Vec::new(),
+            autoscale: None,
         }
     }
 

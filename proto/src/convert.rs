@@ -4,6 +4,7 @@
 //! message reports the first ([`InvalidMessage`]). Nothing here panics.
 
 mod assignment;
+mod autoscale;
 mod balance;
 mod cluster;
 mod config;

@@ -206,6 +206,85 @@ fn balance(dice: u16) -> BalancePolicy {
     }
 }
 
+/// One of everything, the choices by chance.
+fn autoscale(dice: u16) -> AutoscalePolicy {
+    let secs = Duration::from_secs;
+    let policies = vec![
+        RatePolicy { amount: RateAmount::Instances(3), period: secs(7) },
+        RatePolicy { amount: RateAmount::Percent(dice.into()), period: secs(9) },
+    ];
+    let selects = [RateSelect::Max, RateSelect::Min, RateSelect::Disabled];
+    let alpha_permille = u32::from(dice) % 1001;
+    let weighted = Combination::Weighted { alpha_permille, beta_permille: 1001 - alpha_permille };
+    let mut policy = AutoscalePolicy {
+        min: 0,
+        mode: AutoscaleMode::ALL[usize::from(dice) % 5],
+        capacity_milli: Some(12_500),
+        combination: if dice.is_multiple_of(2) { Combination::Largest } else { weighted },
+        tolerance_up_permille: 50,
+        tolerance_down_permille: dice % 1000,
+        up: ScaleRules {
+            window: secs(3),
+            select: selects[usize::from(dice) % 3],
+            policies: policies.clone(),
+        },
+        down: ScaleRules { window: secs(0), select: RateSelect::Min, policies },
+        cooldown: secs(5),
+        burst: BurstPolicy { threshold_percent: 0, window: secs(4) },
+        activation: 2,
+        warm_up: secs(1),
+        floors: vec![ScheduledFloor {
+            cron: "0 8 * * mon".into(),
+            time_zone: "Europe/Berlin".into(),
+            lasts: secs(60),
+            min: 3,
+        }],
+        forecast: ForecastPolicy { quantile_permille: 1 + dice % 999, horizon: Some(secs(90)), only: true },
+        ..AutoscalePolicy::new(40)
+    };
+    for metric in [Metric::Requests, Metric::InFlight, Metric::LatencyP95, Metric::Load] {
+        policy.targets.push(Target { metric, value_milli: u64::from(dice) });
+    }
+    policy
+}
+
+#[test]
+fn a_policy_is_filled_in_with_what_users_expect_and_numbers_must_be_numbers() {
+    let targets = v1::AutoscaleTargets { cpu_percent: Some(70.0), ..Default::default() };
+    let wire = v1::AutoscalePolicy { max: 9, targets: Some(targets), ..Default::default() };
+    let policy = AutoscalePolicy::try_from(wire.clone()).unwrap();
+    assert_eq!(policy, AutoscalePolicy::new(9).with(Metric::Cpu, 70));
+    for bad in [f64::NAN, f64::INFINITY, -1.0, 0.0, 1e300] {
+        let targets = v1::AutoscaleTargets { cpu_percent: Some(bad), ..Default::default() };
+        let wire = v1::AutoscalePolicy { targets: Some(targets), ..wire.clone() };
+        let found = AutoscalePolicy::try_from(wire).unwrap_err().to_string();
+        assert!(found.contains("policy.targets.cpu"), "{bad}: {found}");
+        let wire = v1::AutoscalePolicy {
+            combination: 0,
+            alpha: Some(bad),
+            beta: Some(0.0),
+            ..v1::AutoscalePolicy::from(&policy)
+        };
+        let found = AutoscalePolicy::try_from(wire).unwrap_err().to_string();
+        assert!(found.contains("policy.alpha"), "{bad}: {found}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn policies_round_trip(dice in 1..u16::MAX) {
+        let external = |name: &str, spread| Metric::External { name: name.into(), spread };
+        let others =
+            [Metric::Cpu, Metric::Memory, external("queue", Spread::Whole), external("lag", Spread::Each)];
+        let mut policy = autoscale(dice);
+        policy.targets.extend(others.map(|metric| Target { metric, value_milli: u64::from(dice) }));
+        policy.targets.sort_by(|one, other| one.metric.cmp(&other.metric));
+        let mut back = AutoscalePolicy::try_from(v1::AutoscalePolicy::from(&policy)).unwrap();
+        back.targets.sort_by(|one, other| one.metric.cmp(&other.metric));
+        prop_assert_eq!(back, policy);
+    }
+}
+
 /// One with everything, one with little.
 fn routes(port: u16) -> Vec<Route> {
     let certificate = ConfigRef { config: "cert".into(), id: None };
@@ -276,6 +355,7 @@ prop_compose! {
             rollback: replicas.map(|_| UpdatePolicy { canary: 0, failure_action: FailureAction::Continue, ..update }),
             disruption: replicas.map(Disruption::MinAvailable),
             balance: balance(container_port),
+            autoscale: replicas.filter(|replicas| *replicas > 0).map(|_| autoscale(container_port)),
         }
     }
 }

@@ -10,7 +10,7 @@ use skein_common::{
 };
 
 use super::{
-    balance,
+    autoscale, balance,
     diagnostic::Report,
     field::{Field, Section},
     keys,
@@ -58,6 +58,9 @@ pub fn read(
     if let Some(field) = section.get("balance") {
         origins.add("spec.balance", &field.path, field.node.at);
         spec.balance = balance::read(&field, report);
+    }
+    if let Some(field) = section.get("autoscale") {
+        spec.autoscale = autoscale::read(&field, origins, report);
     }
     if let Some(field) = section.get("probes") {
         spec.container.probes = probe::read(&field, origins, report);

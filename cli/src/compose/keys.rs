@@ -182,6 +182,7 @@ pub const ULIMIT: Keys = &[("hard", Read), ("soft", Read)];
 pub const EXTENSION: Keys = &[
     ("affinity", Read),
     ("anti_affinity", Read),
+    ("autoscale", Read),
     ("balance", Read),
     ("canary", Read),
     ("devices", Read),
@@ -199,6 +200,39 @@ pub const EXTENSION: Keys = &[
 pub const AFFINITY: Keys = &[("across", Read), ("service", Read), ("weight", Read)];
 pub const SPREAD: Keys = &[("across", Read), ("max_skew", Read), ("min_domains", Read)];
 pub const DEVICE: Keys = &[("count", Read), ("models", Read), ("share", Read)];
+pub const AUTOSCALE: Keys = &[
+    ("activation", Read),
+    ("alpha", Read),
+    ("beta", Read),
+    ("burst", Read),
+    ("capacity", Read),
+    ("combine", Read),
+    ("cooldown", Read),
+    ("down", Read),
+    ("floors", Read),
+    ("forecast", Read),
+    ("max", Read),
+    ("min", Read),
+    ("mode", Read),
+    ("targets", Read),
+    ("tolerance", Read),
+    ("up", Read),
+    ("warm_up", Read),
+];
+pub const AUTOSCALE_TARGETS: Keys = &[
+    ("cpu", Read),
+    ("in_flight", Read),
+    ("latency_p95", Read),
+    ("load", Read),
+    ("memory", Read),
+    ("requests", Read),
+];
+pub const AUTOSCALE_TOLERANCE: Keys = &[("down", Read), ("up", Read)];
+pub const SCALE_RULES: Keys = &[("policies", Read), ("select", Read), ("window", Read)];
+pub const RATE_POLICY: Keys = &[("instances", Read), ("percent", Read), ("period", Read)];
+pub const BURST: Keys = &[("threshold", Read), ("window", Read)];
+pub const FLOOR: Keys = &[("cron", Read), ("for", Read), ("min", Read), ("time_zone", Read)];
+pub const FORECAST: Keys = &[("horizon", Read), ("only", Read), ("quantile", Read)];
 pub const BALANCE: Keys = &[
     ("affinity", Read),
     ("algorithm", Read),

@@ -1,6 +1,7 @@
 //! Tables over whole files; the parts have their own beside them.
 
 mod arbitrary;
+mod autoscale;
 mod errors;
 mod routes;
 mod settings;

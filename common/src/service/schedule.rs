@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::calendar::Calendar;
+pub use self::calendar::{Calendar, NoCalendar};
 use crate::{Timestamp, Violations};
 
 /// Completed runs that are kept of a schedule that does not say (Kubernetes' default).

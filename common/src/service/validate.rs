@@ -62,6 +62,9 @@ impl ServiceSpec {
         }
         check_balance(&self.balance, &mut found);
         route::check(self, &mut found);
+        if let Some(autoscale) = &self.autoscale {
+            autoscale.check_for(self, &mut found);
+        }
         if self.disruption == Some(Disruption::MaxUnavailable(0)) {
             found.add("spec.max_unavailable", "0 would allow neither rollout nor drain: at least 1");
         }

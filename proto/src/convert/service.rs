@@ -13,8 +13,8 @@ use skein_common::{
 };
 
 use super::{
-    balance::balance_policy, duration_from_wire, duration_to_wire, job::job_policy, probe::probes,
-    route::routes, schedule, update::update_policy,
+    autoscale::autoscale_policy, balance::balance_policy, duration_from_wire, duration_to_wire,
+    job::job_policy, probe::probes, route::routes, schedule, update::update_policy,
 };
 use crate::v1;
 
@@ -86,7 +86,11 @@ impl TryFrom<v1::ServiceSpec> for ServiceSpec {
             depends_on: schedule::dependencies(&mut door, wire.depends_on),
             balance: wire.balance.map(|wire| balance_policy(&mut door, *wire)).unwrap_or_default(),
             routes: routes(&mut door, "spec.routes", wire.routes),
+            autoscale: wire.autoscale.map(|wire| autoscale_policy(&mut door, "spec.autoscale", *wire)),
         };
+        if let Some(autoscale) = &spec.autoscale {
+            autoscale.check_times("spec.autoscale", &mut found);
+        }
         if let Some(schedule) = &spec.schedule {
             schedule.check_times(&mut found);
         }
@@ -310,6 +314,7 @@ impl From<&ServiceSpec> for v1::ServiceSpec {
             depends_on: spec.depends_on.iter().map(v1::Dependency::from).collect(),
             balance: Some(Box::new((&spec.balance).into())),
             routes: spec.routes.iter().map(v1::Route::from).collect(),
+            autoscale: spec.autoscale.as_ref().map(|policy| Box::new(policy.into())),
         }
     }
 }
