@@ -5,6 +5,7 @@
 //! Deliberately not here: the servers and their limits (`server.rs`).
 
 pub mod agent;
+mod autoscale;
 mod balance;
 pub mod cluster;
 pub mod config;

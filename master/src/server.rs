@@ -9,11 +9,11 @@ use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use futures_util::TryStreamExt as _;
 use skein_master_core::liveness::LivenessConfig;
 use skein_proto::v1::{
-    agent_service_server::AgentServiceServer, balance_service_server::BalanceServiceServer,
-    cluster_service_server::ClusterServiceServer, config_service_server::ConfigServiceServer,
-    event_service_server::EventServiceServer, instance_service_server::InstanceServiceServer,
-    node_service_server::NodeServiceServer, service_service_server::ServiceServiceServer,
-    usage_service_server::UsageServiceServer,
+    agent_service_server::AgentServiceServer, autoscale_service_server::AutoscaleServiceServer,
+    balance_service_server::BalanceServiceServer, cluster_service_server::ClusterServiceServer,
+    config_service_server::ConfigServiceServer, event_service_server::EventServiceServer,
+    instance_service_server::InstanceServiceServer, node_service_server::NodeServiceServer,
+    service_service_server::ServiceServiceServer, usage_service_server::UsageServiceServer,
 };
 use tokio::{net::TcpListener, task::JoinHandle, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -279,6 +279,7 @@ async fn api_routes(api: Arc<Api>, limits: &Limits) -> Result<Routes, StartError
         .add_service(EventServiceServer::from_arc(api.clone()).max_decoding_message_size(bytes))
         .add_service(UsageServiceServer::from_arc(api.clone()).max_decoding_message_size(bytes))
         .add_service(BalanceServiceServer::from_arc(api.clone()).max_decoding_message_size(bytes))
+        .add_service(AutoscaleServiceServer::from_arc(api.clone()).max_decoding_message_size(bytes))
         .add_service(
             AgentServiceServer::from_arc(api)
                 .max_decoding_message_size(skein_proto::MAX_MESSAGE_BYTES)
@@ -297,6 +298,7 @@ const SERVICES: &[&str] = &[
     <EventServiceServer<Api> as NamedService>::NAME,
     <UsageServiceServer<Api> as NamedService>::NAME,
     <BalanceServiceServer<Api> as NamedService>::NAME,
+    <AutoscaleServiceServer<Api> as NamedService>::NAME,
     <AgentServiceServer<Api> as NamedService>::NAME,
 ];
 

@@ -9,6 +9,8 @@
 mod agent;
 #[path = "cluster/api.rs"]
 mod api;
+#[path = "cluster/autoscale.rs"]
+mod autoscale;
 #[path = "cluster/harness.rs"]
 mod harness;
 #[path = "cluster/leaders.rs"]

@@ -1,8 +1,9 @@
-//! `skein simulate`: what the masters' own scheduler would do, without a cluster.
+//! `skein simulate`: what the masters' own scheduler and autoscaler would do, without a cluster.
 //!
 //! Invariant: the same input and seed give the same placements; only the times differ.
 //! Deliberately not here: the decisions (`skein-master-core`).
 
+mod autoscale;
 mod replay;
 mod table;
 mod trace;
@@ -22,10 +23,11 @@ use crate::{
     terminal::Terminal,
 };
 
-/// Ask the scheduler what would happen, without a cluster
+/// Ask the scheduler or the autoscaler what would happen, without a cluster
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
     Placement(Args),
+    Autoscale(autoscale::Args),
 }
 
 /// Place instances of a trace on nodes of a trace, and show how well they fill them
@@ -62,7 +64,10 @@ pub struct Args {
 /// # Errors
 /// When a file cannot be read, or standard output is closed.
 pub fn run(terminal: &Terminal, format: Format, command: &Command) -> Result<(), Failure> {
-    let Command::Placement(args) = command;
+    let args = match command {
+        Command::Placement(args) => args,
+        Command::Autoscale(args) => return autoscale::run(terminal, format, args),
+    };
     let trace = Trace::read(&args.nodes, &args.instances).map_err(Failure::Usage)?;
     let protocol = args.fgd_protocol.then_some(Protocol { seed: args.seed });
     let report = Replay::new(&trace, protocol).run(args.strategy);

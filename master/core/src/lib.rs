@@ -6,6 +6,7 @@
 
 pub mod advice;
 mod apply;
+pub mod autoscaler;
 pub mod command;
 pub mod drain;
 pub mod endpoints;

@@ -5,10 +5,10 @@ use std::{net::SocketAddr, time::Duration};
 use skein_common::service::ServiceSpec;
 use skein_master::server::{Master, MasterConfig, MasterHandle};
 use skein_proto::v1::{
-    self, balance_service_client::BalanceServiceClient, cluster_service_client::ClusterServiceClient,
-    event_service_client::EventServiceClient, instance_service_client::InstanceServiceClient,
-    node_service_client::NodeServiceClient, service_service_client::ServiceServiceClient,
-    usage_service_client::UsageServiceClient,
+    self, autoscale_service_client::AutoscaleServiceClient, balance_service_client::BalanceServiceClient,
+    cluster_service_client::ClusterServiceClient, event_service_client::EventServiceClient,
+    instance_service_client::InstanceServiceClient, node_service_client::NodeServiceClient,
+    service_service_client::ServiceServiceClient, usage_service_client::UsageServiceClient,
 };
 use tempfile::TempDir;
 use tonic::{
@@ -132,6 +132,10 @@ impl Cluster {
 
     pub fn cluster(&self, index: usize) -> ClusterServiceClient<Channel> {
         ClusterServiceClient::new(self.channel(index))
+    }
+
+    pub fn autoscale(&self, index: usize) -> AutoscaleServiceClient<Channel> {
+        AutoscaleServiceClient::new(self.channel(index))
     }
 
     pub fn balance(&self, index: usize) -> BalanceServiceClient<Channel> {
