@@ -27,6 +27,7 @@ use crate::{
     identity::{Identity, OpenIdentityError},
     logs::LogPusher,
     metrics,
+    names::{Askers, NameServer, Names, NamesConfig},
     proxy::{Balancer, FetchCertificate, ProxyConfig},
     runtime::ContainerRuntime,
     session::{Parts, Session, SessionConfig},
@@ -59,6 +60,8 @@ pub struct AgentConfig {
     pub generic: Vec<GenericResource>,
     /// `None` = this node listens on no published port.
     pub proxy: Option<ProxyConfig>,
+    /// `None` = containers reach services by their published ports only.
+    pub names: Option<NamesConfig>,
     /// Where `/metrics` is served.
     pub metrics: Option<SocketAddr>,
 }
@@ -170,8 +173,18 @@ fn wire<R: ContainerRuntime>(
     };
     let logs = LogPusher::new(Arc::clone(&runtime), handle.clone(), tracker.clone(), stop.clone());
     let exec = ExecServer::new(Arc::clone(&runtime), handle.clone(), tracker.clone(), stop.clone());
+    let names = config.names.filter(|_| config.proxy.is_some());
+    let names = names.and_then(|names| Some((names, Names::open(node)?)));
+    if let Some((config, names)) = &names {
+        let askers = Askers::new(handle.addresses());
+        let server = NameServer::new(*config, names.clone(), askers, Arc::clone(&runtime));
+        tracker.spawn(server.run(stop.clone()).instrument(span.clone()));
+    }
     let balancer = config.proxy.map(|proxy| {
-        let (balancer, handle) = Balancer::new(proxy, stop.clone());
+        let (mut balancer, handle) = Balancer::new(proxy, stop.clone());
+        if let Some((config, names)) = names {
+            balancer = balancer.with_names(names, config);
+        }
         let fetch = FetchCertificate::new(move |id| {
             let files = certificates.clone();
             async move { files.certificate(id).await }.boxed()

@@ -25,6 +25,7 @@ use skein_common::Resources;
 use self::amount::{Bytes, Cores};
 use crate::{
     agent::AgentConfig,
+    names::NamesConfig,
     proxy::ProxyConfig,
     runtime::docker::{DockerRuntime, InvalidHost},
     usage,
@@ -60,6 +61,14 @@ enum Verb {
         skein-agent run --name n1 --masters 10.0.0.1:7070,10.0.0.2:7070,10.0.0.3:7070 \\\n    \
         --advertise-address 10.0.0.11 --label zone=a --reserve-memory 512MiB --reserve-cpu 0.5")]
     Run(Box<Run>),
+    /// Removes what an agent that has ended for good left on this machine beside its containers and its folder: the
+    /// addresses of services on the loopback interface.
+    #[command(after_help = "Example:\n  skein-agent uninstall --data-dir /var/lib/skein/agent")]
+    Uninstall {
+        /// The folder of the agent
+        #[arg(long, env = "SKEIN_AGENT_DATA_DIR", value_name = "FOLDER", default_value = DEFAULT_DATA_DIR)]
+        data_dir: PathBuf,
+    },
 }
 
 #[derive(Debug, clap::Args)]
@@ -130,6 +139,11 @@ struct Settings {
     /// [default: one a core, at most 4]
     #[arg(long, env = "SKEIN_AGENT_PROXY_THREADS", value_name = "COUNT")]
     proxy_threads: Option<usize>,
+    /// Address of this node's name server, which containers are told of: an IPv4 address, bridge (the engine's own) or
+    /// off (no names, no virtual addresses of services); give each of several agents on one machine its own
+    /// [default: bridge]
+    #[arg(long, env = "SKEIN_AGENT_DNS_ADDRESS", value_name = "ADDRESS")]
+    dns_address: Option<String>,
     /// Address and port at which Prometheus may read /metrics: 127.0.0.1:7080, 0.0.0.0:7080. It tells
     /// names of services and figures, to whoever asks [default: not served]
     #[arg(long, env = "SKEIN_AGENT_METRICS_ADDRESS", value_name = "ADDRESS:PORT")]
@@ -156,6 +170,29 @@ pub struct Config {
     pub log_format: LogFormat,
 }
 
+/// What the program is to do.
+#[derive(Debug)]
+pub enum Asked {
+    Run(Box<Config>),
+    /// The agent with this folder is no more.
+    Uninstall(PathBuf),
+}
+
+impl Asked {
+    /// From arguments, the environment, and the file they name.
+    ///
+    /// # Errors
+    /// With everything that is wrong.
+    pub fn parse<A: Into<OsString> + Clone>(
+        arguments: impl IntoIterator<Item = A>,
+    ) -> Result<Self, ConfigError> {
+        match CommandLine::try_parse_from(arguments)?.command {
+            Verb::Run(run) => run.config().map(|config| Self::Run(Box::new(config))),
+            Verb::Uninstall { data_dir } => Ok(Self::Uninstall(data_dir)),
+        }
+    }
+}
+
 /// Why the configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -170,18 +207,11 @@ pub enum ConfigError {
     Invalid(Vec<String>),
 }
 
-impl Config {
-    /// From arguments, the environment, and the file they name.
-    ///
-    /// # Errors
-    /// With everything that is wrong.
-    pub fn parse<A: Into<OsString> + Clone>(
-        arguments: impl IntoIterator<Item = A>,
-    ) -> Result<Self, ConfigError> {
-        let Verb::Run(run) = CommandLine::try_parse_from(arguments)?.command;
-        let settings = match run.config {
-            Some(file) => run.settings.or(read(file)?),
-            None => run.settings,
+impl Run {
+    fn config(self) -> Result<Config, ConfigError> {
+        let settings = match self.config {
+            Some(file) => self.settings.or(read(file)?),
+            None => self.settings,
         };
         settings.check()
     }
@@ -236,6 +266,7 @@ impl Settings {
             reserve_cpu: self.reserve_cpu.or(other.reserve_cpu),
             ingress_address: self.ingress_address.or(other.ingress_address),
             proxy_threads: self.proxy_threads.or(other.proxy_threads),
+            dns_address: self.dns_address.or(other.dns_address),
             metrics_address: self.metrics_address.or(other.metrics_address),
             log_format: self.log_format.or(other.log_format),
         }
@@ -252,6 +283,7 @@ impl Settings {
         let devices = generic::check_devices(&self.device, &generic, &mut wrong);
         let (capacity, platform) = usage::capacity();
         let proxy = self.check_proxy(&mut wrong);
+        let names = check_names(self.dns_address.as_deref(), &mut wrong);
         let reserved = self.check_reserved(capacity, &mut wrong);
         let host = self.docker_host.as_deref().unwrap_or(DEFAULT_DOCKER);
         let runtime = DockerRuntime::new(host)
@@ -272,6 +304,7 @@ impl Settings {
             platform,
             generic,
             proxy,
+            names,
             metrics: self.metrics_address,
         };
         Ok(Config { agent, runtime, log_format: self.log_format.unwrap_or_default() })
@@ -301,6 +334,24 @@ impl Settings {
             wrong.push(format!("reserve-cpu: {asked} is more than the machine's {there} cores"));
         }
         reserved
+    }
+}
+
+fn check_names(text: Option<&str>, wrong: &mut Vec<String>) -> Option<NamesConfig> {
+    match text.unwrap_or("bridge") {
+        "off" => None,
+        "bridge" => Some(NamesConfig { address: None }),
+        text => match text.parse::<Ipv4Addr>() {
+            Ok(address) if !address.is_loopback() && !address.is_unspecified() => {
+                Some(NamesConfig { address: Some(address) })
+            }
+            _ => {
+                wrong.push(format!(
+                    "dns-address: {text:?} is neither bridge nor off nor an IPv4 address that containers can reach"
+                ));
+                None
+            }
+        },
     }
 }
 
@@ -370,7 +421,10 @@ mod tests {
     const FINE: &[&str] = &["--name", "n1", "--masters", "m1:7070", "--advertise-address", "10.0.0.1"];
 
     fn parse(arguments: &[&str]) -> Result<Config, ConfigError> {
-        Config::parse(["skein-agent", "run"].iter().chain(arguments))
+        match Asked::parse(["skein-agent", "run"].iter().chain(arguments))? {
+            Asked::Run(config) => Ok(*config),
+            Asked::Uninstall(folder) => panic!("{folder:?}"),
+        }
     }
 
     #[test]
@@ -417,6 +471,8 @@ mod tests {
             (&["--reserve-cpu", "many"], "--reserve-cpu", "0.5"),
             (&["--reserve-cpu", "100000"], "reserve-cpu", "machine's"),
             (&["--log-format", "xml"], "--log-format", "json"),
+            (&["--dns-address", "127.0.0.1"], "dns-address", "bridge"),
+            (&["--dns-address", "::1"], "dns-address", "off"),
             (&["--colour"], "--colour", "Usage"),
         ] {
             let fine: Vec<_> =

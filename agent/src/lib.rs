@@ -12,6 +12,7 @@ mod files;
 pub mod identity;
 mod logs;
 mod metrics;
+pub mod names;
 mod prober;
 pub mod proxy;
 pub mod runtime;

@@ -3,28 +3,43 @@
 //! Invariant: exit 0 after a stop, 64 for wrong usage, 70 when a task died, 74 when the data cannot
 //! be used, 1 otherwise.
 
-use std::{error::Error, io::IsTerminal as _, process::ExitCode};
+use std::{error::Error, io::IsTerminal as _, path::Path, process::ExitCode};
 
 use skein_agent::{
     agent::Agent,
-    config::{Config, LogFormat, with_causes},
+    config::{Asked, Config, EXIT_USAGE, LogFormat, with_causes},
+    identity::Identity,
+    names,
 };
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
-    let config = match Config::parse(std::env::args_os()) {
-        Ok(config) => config,
+    let done = match Asked::parse(std::env::args_os()) {
+        Ok(Asked::Run(config)) => {
+            init_logs(config.log_format);
+            run(*config)
+        }
+        Ok(Asked::Uninstall(folder)) => uninstall(&folder),
         Err(error) => return error.tell().into(),
     };
-    init_logs(config.log_format);
-    match run(config) {
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err((code, error)) => {
             eprintln!("skein-agent: {}", with_causes(error.as_ref()));
             code.into()
         }
     }
+}
+
+fn uninstall(folder: &Path) -> Result<(), (u8, Box<dyn Error>)> {
+    if !folder.is_dir() {
+        return Err((EXIT_USAGE, format!("{} is no agent's folder", folder.display()).into()));
+    }
+    let identity = Identity::open(folder, 0).map_err(|error| (1, error.into()))?;
+    let removed = names::uninstall(identity.node).map_err(|error| (1, error.into()))?;
+    println!("{removed} addresses removed from this machine");
+    Ok(())
 }
 
 /// One thread: the agent waits, for the engine and for masters; its memory matters more.

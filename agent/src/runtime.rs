@@ -7,7 +7,12 @@
 pub mod docker;
 pub mod fake;
 
-use std::{future::Future, net::IpAddr, path::PathBuf, time::Duration};
+use std::{
+    future::Future,
+    net::{IpAddr, Ipv4Addr},
+    path::PathBuf,
+    time::Duration,
+};
 
 use futures_util::stream::BoxStream;
 pub use skein_agent_core::container::{ContainerStatus, Health, RuntimeError};
@@ -157,6 +162,9 @@ pub struct ContainerSample {
 
 /// A container engine. Implementations bound every call in time.
 pub trait ContainerRuntime: Send + Sync + 'static {
+    /// Containers made from now on ask this name server; `None` = the engine's.
+    fn resolve_with(&self, _server: Option<Ipv4Addr>) {}
+
     /// For people, e.g. `docker 20.10.24`.
     fn version(&self) -> impl Future<Output = Result<String, RuntimeError>> + Send;
 

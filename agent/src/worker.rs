@@ -34,6 +34,7 @@ use crate::{
     executor::{Done, Executor},
     files::Files,
     identity::Identity,
+    names::Addresses,
     prober::Prober,
     runtime::{ContainerRuntime, Owner},
     usage::RunningContainer,
@@ -70,6 +71,7 @@ pub struct WorkerHandle {
     requests: mpsc::Sender<WorkerRequest>,
     holdings: watch::Receiver<Holdings>,
     running: watch::Receiver<Arc<[RunningContainer]>>,
+    addresses: watch::Receiver<Addresses>,
     term: watch::Receiver<u64>,
     cluster: watch::Receiver<Option<ClusterId>>,
 }
@@ -108,6 +110,11 @@ impl WorkerHandle {
     #[must_use]
     pub fn running(&self) -> watch::Receiver<Arc<[RunningContainer]>> {
         self.running.clone()
+    }
+
+    /// Whose container has which address.
+    pub(crate) fn addresses(&self) -> watch::Receiver<Addresses> {
+        self.addresses.clone()
     }
 
     /// Highest term obeyed.
@@ -221,6 +228,7 @@ impl<R: ContainerRuntime> Worker<R> {
             requests,
             holdings: worker.publisher.holdings(),
             running: worker.publisher.running(),
+            addresses: worker.publisher.addresses(),
             term: worker.term.subscribe(),
             cluster: worker.cluster.subscribe(),
         };
@@ -390,6 +398,7 @@ impl<R: ContainerRuntime> Worker<R> {
                 self.journal.insist();
             }
             self.news_log.note(&self.state, &plan.changed);
+            self.publisher.publish_addresses(&self.state);
         }
         self.publisher.publish(&self.state, &plan.changed, self.journal.settled());
         self.journal.write(|| self.state.checkpoint());

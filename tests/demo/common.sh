@@ -18,6 +18,8 @@ cluster_address() { echo "127.0.0.1:$((base_port + 10 * (${1#m} - 1) + 1))"; }
 all_api_addresses() { local name list=(); for name in "${masters[@]}"; do list+=("$(api_address "$name")"); done; (IFS=,; echo "${list[*]}"); }
 # Every agent listens on published ports at an address of its own: 127.0.0.11, .12, .13.
 ingress_of() { echo "127.0.0.1${1#n}"; }
+# And has a name server at one that containers reach: 10.253.27.1, .2, .3.
+name_server_of() { echo "10.253.$((base_port >> 8)).${1#n}"; }
 web_port=$((base_port + 30))
 zone_of() { case "$1" in n1) echo a ;; n2) echo b ;; *) echo c ;; esac; }
 

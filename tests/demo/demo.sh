@@ -89,7 +89,8 @@ start_master() {
 
 start_agent() {
     launch "$1" "$bin/skein-agent" run --name "$1" --data-dir "$home/$1" --masters "$SKEIN_MASTERS" \
-        --advertise-address 127.0.0.1 --ingress-address "$(ingress_of "$1")" --label "zone=$(zone_of "$1")" --docker-host "$docker_host"
+        --advertise-address 127.0.0.1 --ingress-address "$(ingress_of "$1")" \
+        --dns-address "$(name_server_of "$1")" --label "zone=$(zone_of "$1")" --docker-host "$docker_host"
 }
 
 # --- the steps -------------------------------------------------------------
@@ -173,6 +174,15 @@ ask_published_port() {
         printf '   %s, %s:%s\n%s\n' "$name" "$(ingress_of "$name")" "$web_port" "$share"
         verify "30 answers, 10 from each of 3 instances" [ "$(awk '{print $1}' <<<"$share" | xargs)" = "10 10 10" ]
     done
+}
+
+ask_by_name() {
+    step "Asking for it by name from within a container, 9 times"
+    local hosts
+    show skein exec "$service.1" /skein-sample resolve web
+    hosts="$(for _ in $(seq 9); do skein exec "$service.1" /skein-sample get http://web:8080/ | jq -r .hostname; done | sort | uniq -c)"
+    printf '%s\n' "$hosts"
+    verify "9 answers, 3 from each of 3 instances" [ "$(awk '{print $1}' <<<"$hosts" | xargs)" = "3 3 3" ]
 }
 
 scale_up() {
@@ -279,6 +289,7 @@ join_agents
 deploy
 ask_everyone
 ask_published_port
+ask_by_name
 scale_up
 kill_leader
 kill_container

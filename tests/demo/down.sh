@@ -12,6 +12,9 @@ for name in "${agents[@]}" "${masters[@]}"; do
     if is_alive "$name"; then echo "demo-down: ending $name"; fi
     end "$name" TERM
 done
+for name in "${agents[@]}"; do
+    if [ -x "$bin/skein-agent" ] && [ -d "$home/$name" ]; then "$bin/skein-agent" uninstall --data-dir "$home/$name" >/dev/null || true; fi
+done
 mapfile -t containers < <(demo_containers --all --quiet)
 if [ "${#containers[@]}" -gt 0 ]; then
     echo "demo-down: removing ${#containers[@]} containers"

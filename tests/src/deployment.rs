@@ -39,6 +39,7 @@ pub struct Deployment {
     pub docker: Docker,
     folder: TempDir,
     finished: bool,
+    has_names: bool,
 }
 
 /// What differs between deployments.
@@ -46,6 +47,8 @@ pub struct Deployment {
 pub struct Flags {
     pub master: Vec<String>,
     pub agent: Vec<String>,
+    /// Services are reached by name: each agent has a name server at an address of its own.
+    pub names: bool,
 }
 
 impl Deployment {
@@ -71,6 +74,7 @@ impl Deployment {
             docker,
             folder,
             finished: false,
+            has_names: flags.names,
         };
         this.form().await?;
         Ok(this)
@@ -250,6 +254,14 @@ impl Deployment {
             }
             complaints.extend(process.complaints(allowed));
         }
+        for agent in self.agents.iter().filter(|_| self.has_names) {
+            let folder = self.folder.path().join(agent.name());
+            let arguments = ["uninstall", "--data-dir", &path(&folder)?];
+            let output = process::run("skein-agent", &arguments, &[], self.folder.path()).await?;
+            if !output.status.success() {
+                complaints.push(format!("uninstall: {}", String::from_utf8_lossy(&output.stderr)));
+            }
+        }
         if !complaints.is_empty() {
             bail!("the logs complain:\n{}", complaints.join("\n"));
         }
@@ -355,6 +367,8 @@ fn define_agent(number: usize, masters: &[String], flags: &Flags, folder: &Path)
     let mut arguments = words(&["run", "--name", name, "--masters", &masters.join(",")]);
     arguments.extend(words(&["--data-dir", &path(&folder.join(name))?, "--advertise-address", "127.0.0.1"]));
     arguments.extend(words(&["--ingress-address", &ingress(&masters[0], number)?]));
+    let server = if flags.names { name_server(&masters[0], number)? } else { "off".to_owned() };
+    arguments.extend(words(&["--dns-address", &server]));
     arguments.extend(words(&["--label", &format!("name={name}")]));
     arguments.extend(flags.agent.iter().cloned());
     Process::new(name, "skein-agent", arguments, folder)
@@ -364,6 +378,12 @@ fn define_agent(number: usize, masters: &[String], flags: &Flags, folder: &Path)
 fn ingress(master: &str, number: usize) -> Result<String> {
     let port: u16 = master.rsplit(':').next().context("an address")?.parse()?;
     Ok(format!("127.{}.{}.{number}", 1 + (port >> 8) % 254, port & 255))
+}
+
+/// Another one, which containers can reach.
+fn name_server(master: &str, number: usize) -> Result<String> {
+    let address = ingress(master, number)?;
+    Ok(address.replacen("127.", "10.", 1))
 }
 
 fn words(words: &[&str]) -> Vec<String> {

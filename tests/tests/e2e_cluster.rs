@@ -38,7 +38,7 @@ const ALLOWED: &[&str] = &["master unreachable", "leadership was not handed on"]
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cluster_lives_through_everything() -> Result<()> {
-    let flags = Flags { master: vec!["--node-down-after".to_owned(), "4s".to_owned()], agent: Vec::new() };
+    let flags = Flags { master: vec!["--node-down-after".to_owned(), "4s".to_owned()], ..Flags::default() };
     let mut cluster = Deployment::start(3, 3, &flags).await?;
     let foreign = foreign_containers(&cluster).await?;
     deploy_and_scale(&cluster).await?;

@@ -100,7 +100,7 @@ struct Test {
 
 impl Test {
     async fn start() -> Result<Self> {
-        let cluster = Deployment::start(3, 3, &Flags { master: Vec::new(), agent: Vec::new() }).await?;
+        let cluster = Deployment::start(3, 3, &Flags::default()).await?;
         cluster.client.apply(web(SAMPLE_IMAGE)).await?;
         cluster.ready(WEB, REPLICAS, LIMIT).await?;
         Ok(Self { cluster, image: SAMPLE_IMAGE, kills: 0 })

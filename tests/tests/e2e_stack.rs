@@ -38,7 +38,7 @@ async fn runs(cluster: &Deployment, service: &str, image: &str, nodes: &[&str]) 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stack_is_deployed_rolled_drained_and_rebalanced() -> Result<()> {
-    let cluster = Deployment::start(3, 3, &Flags { master: Vec::new(), agent: Vec::new() }).await?;
+    let cluster = Deployment::start(3, 3, &Flags::default()).await?;
     let nodes = ["n1", "n2", "n3"];
     let first = cluster.example("shop/compose.yaml", "v1")?;
     cluster.skein(&["stack", "deploy", "-c", &first, "shop"]).await?;

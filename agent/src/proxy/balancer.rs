@@ -5,6 +5,7 @@
 //! Deliberately not here: traffic (`thread`, `http`, `tcp`), the choice of endpoint (`agent/core`).
 
 mod datagrams;
+mod inward;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -31,6 +32,9 @@ use tokio::{
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::names::{Names, NamesConfig};
+
+use self::inward::Inward;
 use super::{
     certificates::{Certificates, FetchCertificate},
     checks,
@@ -124,6 +128,7 @@ pub struct Balancer {
     /// Ports of routes, and why one is not listened on.
     shared: BTreeMap<u16, Result<DropGuard, String>>,
     meter: Arc<LoadMeter>,
+    inward: Option<Inward>,
     names: BTreeMap<String, IpAddr>,
     /// Endpoints no more, and their requests that are under way.
     leaving: Vec<(InstanceId, Arc<Load>)>,
@@ -172,6 +177,7 @@ impl Balancer {
             sites: Sites::new(Certificates::new(None)),
             shared: BTreeMap::new(),
             meter: Arc::clone(&meter),
+            inward: None,
             names: BTreeMap::new(),
             leaving: Vec::new(),
             applied,
@@ -185,6 +191,13 @@ impl Balancer {
     #[must_use]
     pub fn with_certificates(mut self, fetch: FetchCertificate) -> Self {
         self.sites = Sites::new(Certificates::new(Some(fetch)));
+        self
+    }
+
+    /// Services are reached by name; without it by their published ports only.
+    #[must_use]
+    pub fn with_names(mut self, names: Names, config: NamesConfig) -> Self {
+        self.inward = Some(Inward::new(names, config));
         self
     }
 
@@ -250,6 +263,7 @@ impl Balancer {
         let fronts = self.datagrams.iter().chain(&self.served);
         let fronts = fronts.map(|(key, served)| (*key, Arc::clone(&served.front)));
         self.meter.serve(fronts.collect());
+        self.serve_names(&services).await;
         self.serve_routes(&services).await;
     }
 
@@ -340,8 +354,11 @@ impl Balancer {
     }
 
     async fn listen(&mut self, port: u16, entry: &Entry) -> io::Result<DropGuard> {
+        self.listen_at(SocketAddr::new(self.config.ingress, port), entry).await
+    }
+
+    async fn listen_at(&mut self, address: SocketAddr, entry: &Entry) -> io::Result<DropGuard> {
         let listening = self.stop.child_token();
-        let address = SocketAddr::new(self.config.ingress, port);
         self.threads()?.listen(address, entry, &listening).await?;
         Ok(listening.drop_guard())
     }

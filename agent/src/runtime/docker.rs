@@ -21,8 +21,9 @@ mod rfc3339;
 mod stats;
 mod view;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, net::Ipv4Addr, sync::Arc, time::Duration};
 
+use arc_swap::ArcSwapOption;
 use bollard::{
     models::ContainerInspectResponse,
     query_parameters::{
@@ -60,6 +61,8 @@ pub struct DockerRuntime {
     connection: Connection,
     node_name: Arc<str>,
     devices: Arc<DevicePaths>,
+    /// Of containers that name none.
+    resolver: Arc<ArcSwapOption<Ipv4Addr>>,
 }
 
 impl DockerRuntime {
@@ -80,6 +83,7 @@ impl DockerRuntime {
             connection: Connection::new(host, limits)?,
             node_name: Arc::default(),
             devices: Arc::default(),
+            resolver: Arc::default(),
         })
     }
 
@@ -143,6 +147,10 @@ impl DockerRuntime {
 }
 
 impl ContainerRuntime for DockerRuntime {
+    fn resolve_with(&self, server: Option<Ipv4Addr>) {
+        self.resolver.store(server.map(Arc::new));
+    }
+
     async fn version(&self) -> Result<String, RuntimeError> {
         let limit = self.connection.limits.read;
         let answer = self.connection.call(limit, |docker| async move { docker.version().await }).await;
@@ -199,7 +207,7 @@ impl ContainerRuntime for DockerRuntime {
         let options =
             CreateContainerOptions { name: Some(name.clone()), ..CreateContainerOptions::default() };
         let filled = placeholders::filled(owner, &self.node_name, config);
-        let body = body::body(owner, &filled, &self.devices);
+        let body = body::body(owner, &filled, &self.devices, self.resolver.load().as_deref().copied());
         let limit = self.connection.limits.change;
         let answer = self
             .connection

@@ -15,7 +15,7 @@ use skein_common::{
 };
 use tokio::sync::watch;
 
-use crate::usage::RunningContainer;
+use crate::{names::Addresses, usage::RunningContainer};
 
 /// News of everything the node holds; a clone is cheap.
 #[derive(Debug, Clone, Default)]
@@ -30,6 +30,7 @@ pub struct Holdings {
 pub(super) struct Publisher {
     holdings: watch::Sender<Holdings>,
     running: watch::Sender<Arc<[RunningContainer]>>,
+    addresses: watch::Sender<Addresses>,
     /// What waits for the checkpoint of this version.
     held: BTreeMap<InstanceId, u64>,
 }
@@ -40,6 +41,7 @@ impl Publisher {
         Self {
             holdings: watch::Sender::new(Holdings::default()),
             running: watch::Sender::new(running),
+            addresses: watch::Sender::new(Arc::default()),
             held: BTreeMap::new(),
         }
     }
@@ -50,6 +52,27 @@ impl Publisher {
 
     pub(super) fn running(&self) -> watch::Receiver<Arc<[RunningContainer]>> {
         self.running.subscribe()
+    }
+
+    pub(super) fn addresses(&self) -> watch::Receiver<Addresses> {
+        self.addresses.subscribe()
+    }
+
+    /// Of what runs now, whether or not it has been told.
+    pub(super) fn publish_addresses(&self, state: &NodeState) {
+        let assigned = state.assignments().iter().map(|each| (each.service, state.containers(each.instance)));
+        let addresses: BTreeMap<_, _> = assigned
+            .flat_map(|(service, containers)| containers.iter().map(move |container| (service, container)))
+            .filter(|(_, container)| container.status.is_running())
+            .filter_map(|(service, container)| Some((container.address?, service)))
+            .collect();
+        self.addresses.send_if_modified(|known| {
+            let differs = **known != addresses;
+            if differs {
+                *known = Arc::new(addresses);
+            }
+            differs
+        });
     }
 
     pub(super) fn is_complete(&self) -> bool {

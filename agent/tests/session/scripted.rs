@@ -266,6 +266,7 @@ pub async fn agent_on<R: ContainerRuntime>(masters: &[&Master], folder: &Path, e
         platform: Platform::default(),
         generic: Vec::new(),
         proxy: None,
+        names: None,
         metrics: None,
     };
     Agent::start(config, engine).await.unwrap()

@@ -210,6 +210,7 @@ impl AgentSeat {
             platform: Platform { os: "linux".to_owned(), arch: "amd64".to_owned() },
             generic: Vec::new(),
             proxy: None,
+            names: None,
             metrics: None,
         }
     }

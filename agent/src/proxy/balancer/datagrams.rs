@@ -67,9 +67,16 @@ impl Balancer {
     }
 
     async fn open(&mut self, port: u16, front: Arc<Front>) -> io::Result<DropGuard> {
+        self.receive_at(SocketAddr::new(self.config.ingress, port), &front).await
+    }
+
+    pub(super) async fn receive_at(
+        &mut self,
+        address: SocketAddr,
+        front: &Arc<Front>,
+    ) -> io::Result<DropGuard> {
         let receiving = self.stop.child_token();
-        let address = SocketAddr::new(self.config.ingress, port);
-        self.threads()?.receive(address, &front, &receiving).await?;
+        self.threads()?.receive(address, front, &receiving).await?;
         Ok(receiving.drop_guard())
     }
 }

@@ -6,6 +6,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    net::Ipv4Addr,
     time::Duration,
 };
 
@@ -45,8 +46,14 @@ const CPU_SHARES_PER_CORE: u64 = 1024;
 const LOCAL_DRIVER: &str = "local";
 /// Linux's limit of a host name is 64 bytes.
 const LONGEST_HOSTNAME: usize = 63;
+const NDOTS: &str = "ndots:0";
 
-pub(super) fn body(owner: Owner, config: &ContainerConfig, devices: &DevicePaths) -> ContainerCreateBody {
+pub(super) fn body(
+    owner: Owner,
+    config: &ContainerConfig,
+    devices: &DevicePaths,
+    resolver: Option<Ipv4Addr>,
+) -> ContainerCreateBody {
     let spec = &config.container;
     let mut all_labels: HashMap<_, _> =
         spec.labels.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
@@ -68,6 +75,8 @@ pub(super) fn body(owner: Owner, config: &ContainerConfig, devices: &DevicePaths
         exposed_ports: Some(config.ports.iter().map(port_key).collect()),
         host_config: Some(HostConfig {
             devices: Some(devices::mappings(&config.devices, devices)),
+            dns: some_words(&servers(spec, resolver)),
+            dns_options: some_words(&resolver_options(spec, resolver)),
             ..host_config(spec, config)
         }),
         ..ContainerCreateBody::default()
@@ -98,9 +107,7 @@ fn host_config(spec: &ContainerSpec, config: &ContainerConfig) -> HostConfig {
         cap_drop: some_words(&spec.cap_drop),
         group_add: some_words(&spec.groups),
         extra_hosts: some_words(&spec.extra_hosts),
-        dns: some_words(&spec.dns),
         dns_search: some_words(&spec.dns_search),
-        dns_options: some_words(&spec.dns_options),
         sysctls: Some(spec.sysctls.clone().into_iter().collect()),
         ulimits: Some(spec.ulimits.iter().map(ulimit).collect()),
         restart_policy: Some(RestartPolicy {
@@ -116,6 +123,24 @@ fn host_config(spec: &ContainerSpec, config: &ContainerConfig) -> HostConfig {
         }),
         ..HostConfig::default()
     }
+}
+
+/// Whoever names servers wants those.
+fn servers(spec: &ContainerSpec, resolver: Option<Ipv4Addr>) -> Vec<String> {
+    match resolver {
+        Some(resolver) if spec.dns.is_empty() => vec![resolver.to_string()],
+        _ => spec.dns.clone(),
+    }
+}
+
+/// A name is asked for as it is before the machine's search domains are tried: `web` is no question for others.
+fn resolver_options(spec: &ContainerSpec, resolver: Option<Ipv4Addr>) -> Vec<String> {
+    let mut options = spec.dns_options.clone();
+    let says_so = options.iter().any(|option| option.starts_with("ndots:"));
+    if resolver.is_some() && spec.dns.is_empty() && !says_so {
+        options.push(NDOTS.to_owned());
+    }
+    options
 }
 
 /// The user's variables, and who the container is; ours win.
