@@ -425,10 +425,10 @@ impl World {
     fn look_for_peace(&mut self) {
         self.resume_rollouts();
         // A rollout may have gone back to what cannot run.
-        self.repair_one();
+        let is_bad = self.repair_one();
         match self.unrest() {
-            None => self.peace = Some(self.now),
-            Some(_) => self.after(1_000, 1_001, Event::Look4Peace),
+            None if !is_bad => self.peace = Some(self.now),
+            _ => self.after(1_000, 1_001, Event::Look4Peace),
         }
     }
 
