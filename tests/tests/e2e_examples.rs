@@ -5,7 +5,7 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used)]
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, net::Ipv4Addr, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use skein_proto::v1::{Instance, JobPhase};
@@ -14,6 +14,7 @@ use skein_tests::{
     http, wait,
     watch::{Watcher, is_ready},
 };
+use tokio::{net::UdpSocket, time::timeout};
 
 const LIMIT: Duration = Duration::from_secs(40);
 /// What masters say of each other while they are stopped one by one.
@@ -211,4 +212,48 @@ async fn requests_are_shared_as_it_says() -> Result<()> {
         }
     }
     end(cluster, "balance").await
+}
+
+/// Who answers a datagram of a new source; what is lost is sent again.
+async fn ask(edge: &str) -> Result<String, String> {
+    let asking = async {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await?;
+        socket.connect(edge).await?;
+        socket.send(b"hello").await?;
+        let mut answer = [0; 128];
+        let length = socket.recv(&mut answer).await?;
+        Ok::<_, std::io::Error>(String::from_utf8_lossy(&answer[..length]).into_owned())
+    };
+    let answer = timeout(Duration::from_secs(1), asking).await.map_err(|_| format!("{edge} is silent"))?;
+    answer.map_err(|error| error.to_string())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn datagrams_reach_all_instances_through_every_node() -> Result<()> {
+    let cluster = Deployment::start(3, 2, &Flags::default()).await?;
+    let file = cluster.example("udp.yaml", "v1")?;
+    cluster.skein(&["stack", "deploy", "-c", &file, "udp"]).await?;
+    cluster.ready("udp_echo", 2, LIMIT).await?;
+    for node in cluster.ingresses()? {
+        let edge = format!("{node}:8053");
+        let mut seen = BTreeSet::new();
+        wait::until(&format!("{edge} leads to both"), LIMIT, async || {
+            seen.insert(ask(&edge).await?);
+            let both =
+                ["echo-1: hello", "echo-2: hello"].map(|end| seen.iter().any(|who| who.ends_with(end)));
+            wait::expect(both == [true, true], || format!("{seen:?}"))
+        })
+        .await?;
+    }
+    cluster.skein(&["service", "scale", "udp_echo=1"]).await?;
+    let left = cluster.ready("udp_echo", 1, LIMIT).await?;
+    ensure!(left.len() == 1, "{}", show_instances(&left));
+    for node in cluster.ingresses()? {
+        let edge = format!("{node}:8053");
+        for _ in 0..6 {
+            let who = ask(&edge).await.map_err(anyhow::Error::msg)?;
+            ensure!(who.ends_with("echo-1: hello"), "{who} has left");
+        }
+    }
+    end(cluster, "udp").await
 }
