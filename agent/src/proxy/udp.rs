@@ -17,7 +17,7 @@ use std::{
 
 use skein_agent_core::balance::{Ending, Load, key};
 use skein_common::{InstanceId, service::Algorithm};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::{
     io::Interest,
     net::UdpSocket,
@@ -159,8 +159,9 @@ impl Sessions {
         let Some(session) = self.open.get(&source) else { return };
         session.talk.moved.set(now);
         session.talk.is_waiting.set(true);
-        // What the kernel has no room for is lost, as on any network.
-        if session.endpoint.try_send(datagram).is_ok() {
+        // Straight to the kernel: the runtime does not know of a new socket yet that it can be written to, and a session's
+        // first datagram would be lost. What the kernel has no room for is lost, as on any network.
+        if SockRef::from(&*session.endpoint).send(datagram).is_ok() {
             session.load.received(datagram.len());
         }
     }
@@ -275,6 +276,12 @@ impl Back {
 }
 
 fn connect(endpoint: SocketAddr) -> io::Result<UdpSocket> {
+    // Docker's proxy answers from 127.0.0.1 whatever loopback address was asked, and a connected socket hears only whom
+    // it has asked.
+    let mut endpoint = endpoint;
+    if endpoint.is_ipv4() && endpoint.ip().is_loopback() {
+        endpoint.set_ip(Ipv4Addr::LOCALHOST.into());
+    }
     let any = match endpoint {
         SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
         SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),

@@ -268,8 +268,11 @@ impl World {
         for instance in state.instances_of(service.id).filter(|instance| instance.desired == Desired::Run) {
             held += 1;
             let phase = instance.observed.progress.phase;
-            let fine =
-                instance.is_ready() || is_completed(instance, spec) || (crowded && phase == Phase::Pending);
+            // What took the place of an image that fails may find no room, and it goes on failing.
+            let fails = state.spec_of(instance).is_some_and(|spec| is_bad(&spec.container.image));
+            let fine = instance.is_ready()
+                || is_completed(instance, spec)
+                || (crowded && (fails || phase == Phase::Pending));
             if !fine {
                 return Some(format!(
                     "{} is {phase}: {}",

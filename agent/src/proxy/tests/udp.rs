@@ -87,6 +87,18 @@ async fn a_source_stays_with_its_endpoint() {
 }
 
 #[tokio::test]
+async fn the_first_datagram_of_a_source_is_not_lost() {
+    let (one, _one) = echo(1).await;
+    let mut rig = Rig::start(policy(), &[]).await;
+    serve(&mut rig, &[&one]).await;
+    let client = client(&rig).await;
+    client.send(b"once").await.unwrap();
+    let mut answer = [0; 16];
+    let length = time::timeout(PATIENCE, client.recv(&mut answer)).await.unwrap().unwrap();
+    assert_eq!(&answer[..length], b"1:once");
+}
+
+#[tokio::test]
 async fn who_leaves_gets_no_more_and_its_lease_ends() {
     let ((one, _one), (two, _two)) = (echo(1).await, echo(2).await);
     let mut rig = Rig::start(policy(), &[]).await;
