@@ -41,7 +41,7 @@ pub async fn measure(plan: &Plan) -> Result<Vec<Table>> {
     let mut tables = vec![beside(plan, Carrier::Haproxy, folder.path()).await?];
     tables.push(beside(plan, Carrier::Nginx, folder.path()).await?);
     tables.push(uneven(plan, folder.path()).await?);
-    tables.push(spread::measure(plan).await?);
+    tables.push(Box::pin(spread::measure(plan)).await?);
     Ok(tables)
 }
 

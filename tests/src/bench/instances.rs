@@ -45,7 +45,7 @@ pub async fn measure(plan: &Plan) -> Result<Table> {
         let target = (count != 20).then_some(target);
         table.add(format!("{count} instances"), ours, Some(bare), target);
     }
-    let replaced = replace(&skein, plan.rounds).await?;
+    let replaced = Box::pin(replace(&skein, plan.rounds)).await?;
     table.add("kill → replacement running", replaced, bare_start, Some(Target::AtMostBesidePlus(100.0)));
     skein.abandon();
     Ok(table)
