@@ -32,6 +32,16 @@ use watch::Watches;
 
 type Answer<T> = Result<Response<T>, Status>;
 
+/// Work that takes a while, off the threads that serve streams.
+async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        // The runtime is going down, and this call with it.
+        Err(_) => std::future::pending().await,
+    }
+}
+
 /// What every service of the API needs.
 #[derive(Debug)]
 pub struct Api {

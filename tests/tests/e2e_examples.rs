@@ -8,7 +8,7 @@
 use std::{collections::BTreeSet, net::Ipv4Addr, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
-use skein_proto::v1::{Instance, JobPhase};
+use skein_proto::v1::{Instance, JobPhase, RolloutPhase};
 use skein_tests::{
     deployment::{Deployment, Flags, show_instances},
     http, wait,
@@ -212,6 +212,41 @@ async fn requests_are_shared_as_it_says() -> Result<()> {
         }
     }
     end(cluster, "balance").await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_canary_gets_its_share_until_it_is_promoted() -> Result<()> {
+    let cluster = Deployment::start(3, 2, &Flags::default()).await?;
+    let file = cluster.example("canary.yaml", "v1")?;
+    cluster.skein(&["stack", "deploy", "-c", &file, "canary"]).await?;
+    cluster.ready("canary_web", 4, LIMIT).await?;
+    let file = cluster.example("canary.yaml", "v2")?;
+    cluster.skein(&["stack", "deploy", "--detach", "-c", &file, "canary"]).await?;
+    let edge = format!("{}:8084", cluster.ingresses()?.first().context("a node")?);
+    wait::until("the canary has its twentieth", LIMIT, async || {
+        let service = cluster.client.service("canary_web").await.map_err(|status| status.to_string())?;
+        let phase = service.rollout.map(|rollout| rollout.phase());
+        wait::expect(phase == Some(RolloutPhase::AwaitingPromotion), || format!("{phase:?}"))?;
+        let mut of_canary = 0;
+        for _ in 0..200 {
+            let answer = http::get(&edge, "/").await.map_err(|error| format!("{error:#}"))?;
+            let who: serde_json::Value = serde_json::from_str(&answer).map_err(|error| error.to_string())?;
+            of_canary += usize::from(who["version"] == "v2");
+        }
+        // Slow start lets it begin with less.
+        wait::expect((8..=12).contains(&of_canary), || format!("{of_canary} of 200"))
+    })
+    .await?;
+    let told = cluster.skein(&["balance", "canary_web"]).await?;
+    ensure!(told.lines().count() >= 5, "the instances under a head: {told}");
+    cluster.skein(&["service", "promote", "canary_web"]).await?;
+    wait::until("all are of the new image", LIMIT, async || {
+        let all = cluster.client.instances("canary_web").await.map_err(|status| status.to_string())?;
+        let good = all.iter().filter(|each| is_ready(each) && each.image == "skein-sample:v2").count();
+        wait::expect(good == 4, || show_instances(&all))
+    })
+    .await?;
+    end(cluster, "canary").await
 }
 
 /// Who answers a datagram of a new source; what is lost is sent again.

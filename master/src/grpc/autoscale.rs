@@ -18,7 +18,7 @@ use skein_proto::{
 };
 use tonic::{Request, Response};
 
-use super::{Answer, Api};
+use super::{Answer, Api, aside};
 use crate::status::CallError;
 
 const MAX_INSTANCES: usize = 10_000;
@@ -33,8 +33,9 @@ const PERIOD: Duration = Duration::from_secs(15);
 #[tonic::async_trait]
 impl AutoscaleService for Api {
     async fn evaluate(&self, request: Request<v1::EvaluateRequest>) -> Answer<v1::EvaluateResponse> {
-        let asked = Asked::read(request.into_inner()).map_err(CallError::from)?;
-        Ok(Response::new(asked.answer()))
+        let wire = request.into_inner();
+        let answer = aside(move || Asked::read(wire).map(|asked| asked.answer())).await;
+        Ok(Response::new(answer.map_err(CallError::from)?))
     }
 }
 
@@ -258,9 +259,20 @@ impl Door {
             self.found.add("demand[1].at", "is not after the one before");
             return None;
         }
+        let step = second.since(first);
+        // Half a step early or late is jitter; more would shift every season.
+        let is_even = |pair: &[(Timestamp, f64)]| {
+            let [(before, _), (after, _)] = pair else { return true };
+            *after > *before && after.since(*before).abs_diff(step) * 2 <= step
+        };
+        if let Some(odd) = samples.windows(2).position(|pair| !is_even(pair)) {
+            let at = format!("demand[{}].at", odd + 1);
+            self.found.add(at, format!("is not {step:?} after the one before: demand comes at even steps"));
+            return None;
+        }
         let horizon = policy.forecast.horizon.unwrap_or(start_up + PERIOD);
         let metric = policy.targets.first()?.metric.clone();
-        let mut forecaster = Forecaster::new(second.since(first), horizon, policy.forecast.quantile_permille);
+        let mut forecaster = Forecaster::new(step, horizon, policy.forecast.quantile_permille);
         let outlook = samples.into_iter().map(|(_, demand)| forecaster.push(demand)).last()?;
         Some(Foreseen {
             metric,

@@ -10,7 +10,7 @@ use skein_master_core::{
 use skein_proto::v1::{self, cluster_service_server::ClusterService};
 use tonic::{Request, Response};
 
-use super::{Answer, Api, decode, read, view, write::Checks};
+use super::{Answer, Api, aside, decode, read, view, write::Checks};
 use crate::{clock, status::CallError, store::MemberNode};
 
 #[tonic::async_trait]
@@ -125,19 +125,12 @@ impl ClusterService for Api {
     }
 }
 
-/// Off the threads that serve streams: it may take a while.
 async fn foresee(
     state: Arc<ClusterState>,
     goal: RebalanceGoal,
     service: Option<ServiceId>,
 ) -> Result<Vec<Move>, CallError> {
-    let moves = tokio::task::spawn_blocking(move || rehearsal::moves(&state, goal, service, clock::now()));
-    match moves.await {
-        Ok(moves) => Ok(moves?),
-        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-        // The runtime is going down, and this call with it.
-        Err(_) => std::future::pending().await,
-    }
+    Ok(aside(move || rehearsal::moves(&state, goal, service, clock::now())).await?)
 }
 
 impl Api {

@@ -11,7 +11,7 @@ use skein_master_core::{
 };
 use skein_proto::v1;
 
-use super::{Api, read, view};
+use super::{Api, aside, read, view};
 use crate::{clock, raft::fnv1a, status::CallError};
 
 impl Api {
@@ -76,14 +76,7 @@ async fn play(
     specs: Vec<Arc<ServiceSpec>>,
     remove: Vec<ServiceId>,
 ) -> Result<Vec<Fate>, CallError> {
-    let fates =
-        tokio::task::spawn_blocking(move || foresight::foresee(&state, &specs, &remove, clock::now()));
-    match fates.await {
-        Ok(fates) => Ok(fates?),
-        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-        // The runtime is going down, and this call with it.
-        Err(_) => std::future::pending().await,
-    }
+    Ok(aside(move || foresight::foresee(&state, &specs, &remove, clock::now())).await?)
 }
 
 fn instance(state: &ClusterState, fate: &Fate) -> v1::PlannedInstance {

@@ -93,11 +93,18 @@ async fn what_makes_no_sense_is_named_by_its_field() {
     let good =
         v1::EvaluateRequest { policy: Some(cpu_policy()), current: 1, now: at(0), ..Default::default() };
     let odd = |metrics| v1::EvaluateRequest { metrics, ..good.clone() };
+    let past = |seconds: &[i64]| v1::EvaluateRequest {
+        demand: seconds.iter().map(|ago| v1::DemandSample { at: at(-ago), instances: 1.0 }).collect(),
+        ..good.clone()
+    };
     for (request, field) in [
         (v1::EvaluateRequest::default(), "policy"),
         (v1::EvaluateRequest { now: None, ..good.clone() }, "now"),
         (odd(vec![reading("requests", f64::NAN)]), "metrics[0].value"),
         (odd(vec![reading("requests", -1.0)]), "metrics[0].value"),
+        (past(&[60, 120]), "demand[1].at"),
+        (past(&[240, 180, 60]), "demand[2].at"),
+        (past(&[240, 180, 120, 170]), "demand[3].at"),
         (odd(vec![reading("speed", 1.0)]), "metrics[0].metric"),
         (odd(vec![reading("cpu", 1.0)]), "metrics[0].metric"),
         (odd(vec![reading("load", 1.0), reading("load", 1.0)]), "metrics[1].metric"),

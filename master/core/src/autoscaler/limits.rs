@@ -27,7 +27,8 @@ impl<'a> Limits<'a> {
     pub fn bounds_only(&mut self) {
         self.decision.reason = Reason::MetricsBroken;
         let current = self.question.current;
-        if current > 0 {
+        // Nobody wakes it without a metric; only a least number that has been raised meanwhile does.
+        if current > 0 || self.question.asleep && self.question.policy.min > 0 {
             self.decision.replicas = self.bounded(current);
         }
     }
@@ -102,8 +103,10 @@ impl<'a> Limits<'a> {
         let limits = rules.policies.iter().map(|policy| {
             let start = self.start(policy.period);
             let most = match policy.amount {
-                RateAmount::Instances(number) => start + i64::from(number),
-                RateAmount::Percent(percent) => start + (start * i64::from(percent) + 99) / 100,
+                RateAmount::Instances(number) => start.saturating_add(i64::from(number)),
+                RateAmount::Percent(percent) => {
+                    start.saturating_add(start.saturating_mul(i64::from(percent)).saturating_add(99) / 100)
+                }
             };
             count(most)
         });
@@ -119,7 +122,7 @@ impl<'a> Limits<'a> {
             let start = self.start(policy.period);
             let fewest = match policy.amount {
                 RateAmount::Instances(number) => start - i64::from(number),
-                RateAmount::Percent(percent) => start * (100 - i64::from(percent)) / 100,
+                RateAmount::Percent(percent) => start.saturating_mul(100 - i64::from(percent)) / 100,
             };
             count(fewest)
         });

@@ -61,7 +61,7 @@ pub struct Shared {
 pub struct Foreseen {
     /// The metric it was made of.
     pub metric: Metric,
-    /// Instances it takes to be at the target, in thousandths: the quantile of the largest demand up to the horizon.
+    /// Instances it takes to be at the target, in thousandths: the quantile of the demand at the horizon.
     pub need_milli: u64,
     pub horizon: Duration,
     pub model: &'static str,

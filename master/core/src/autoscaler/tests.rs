@@ -89,6 +89,9 @@ fn a_floor_and_the_bounds_hold_without_any_metric() {
         let decision = decide(&Question::new(&policy, current, &signals, &memory, NOW));
         assert_eq!(decision.replicas, expected, "{decision}");
     }
+    // Asleep, and meanwhile somebody wants some at least.
+    let asleep = Question { asleep: true, ..Question::new(&policy, 0, &signals, &memory, NOW) };
+    assert_eq!(decide(&asleep).replicas, 5);
     policy.mode = AutoscaleMode::Schedule;
     let decision = decide(&Question::new(&policy, 7, &signals, &memory, NOW));
     assert_eq!(decision.replicas, 5, "{decision}");
@@ -104,6 +107,21 @@ fn a_broken_metric_beside_others_may_grow_but_not_shrink() {
         let signals = asks_for(4, wish);
         let decision = decide(&Question::new(&policy, 4, &signals, &memory, NOW));
         assert_eq!((decision.replicas, decision.reason), (expected, reason), "{decision}");
+    }
+}
+
+#[test]
+fn rates_beyond_any_number_are_bounds_and_no_more() {
+    let mut policy = as_told(1, u32::MAX);
+    for rules in [&mut policy.up, &mut policy.down] {
+        for rate in &mut rules.policies {
+            rate.amount = RateAmount::Percent(u32::MAX);
+        }
+    }
+    let memory = Memory::default();
+    for (current, wish) in [(u32::MAX, u32::MAX), (1, u32::MAX), (u32::MAX, 1)] {
+        let signals = asks_for(current, wish);
+        assert!(decide(&Question::new(&policy, current, &signals, &memory, NOW)).replicas > 0);
     }
 }
 
